@@ -1,0 +1,167 @@
+"""Make the tables in README.md and docs/ from results/*.json. Numbers are never typed by hand.
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`. With --check nothing is written and the exit code is 1
+when a table is not what its results say.
+
+Usage: python scripts/tables.py [--check]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+Results = Mapping[str, Any]
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table; the first column to the left, all others to the right."""
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def percent(fraction: float) -> str:
+    """A fraction in per cent."""
+    return f"{100 * fraction:.2f} %"
+
+
+def with_interval(one: Results) -> str:
+    """EER and its 95 % interval over speakers, where it is known."""
+    if not one["eer_interval"]:
+        return percent(one["eer"])
+    low, high = one["eer_interval"]
+    return f"{percent(one['eer'])} ({100 * low:.2f} to {100 * high:.2f})"
+
+
+def fill(text: str, where: str, tables: Mapping[str, Callable[[], str]]) -> str:
+    """The text with every table made anew. Raises SystemExit for a table that nobody makes."""
+
+    def make(block: re.Match[str]) -> str:
+        name = block["name"]
+        if name not in tables:
+            raise SystemExit(f"{where}: no table {name!r}; known: {', '.join(sorted(tables))}")
+        return f"{block[1]}{tables[name]()}{block[3]}"
+
+    return BLOCK.sub(make, text)
+
+
+def results(name: str) -> Results:
+    """One file of results/."""
+    path = ROOT / "results" / f"{name}.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SystemExit(f"{path}: a table needs it and it is not there") from None
+
+
+def baseline() -> str:
+    """The baseline without a network, list by list."""
+    found = results("baseline_mfcc")
+    rows = [
+        [
+            Path(one["list"]).stem,
+            f"{one['trials']:,}",
+            one["speakers"],
+            with_interval(one),
+            f"{one['min_dcf']['0.01']:.3f}",
+        ]
+        for one in found["lists"]
+    ]
+    last = ["mean", "", "", percent(found["mean_eer"]), ""]
+    return markdown(["list", "trials", "speakers", "EER (95 %)", "minDCF 0.01"], [*rows, last])
+
+
+def real() -> str:
+    """Cost of each width on recorded speech, from {models: [{name, bytes, mean_eer, lists}]}, lists as `sotto evaluate`."""
+    models = results("real")["models"]
+    first = models[0]
+    rows = [
+        [
+            model["name"],
+            f"{model['bytes']:,}",
+            f"{first['bytes'] / model['bytes']:.1f}",
+            percent(model["mean_eer"]),
+            f"{100 * (model['mean_eer'] / first['mean_eer'] - 1):+.1f} %",
+            f"{mean(one['min_dcf']['0.01'] for one in model['lists']):.3f}",
+        ]
+        for model in models
+    ]
+    return markdown(["weights", "bytes", "times smaller", "mean EER", "against float", "mean minDCF 0.01"], rows)
+
+
+def real_lists() -> str:
+    """EER of each width on each list."""
+    models = results("real")["models"]
+    heads = ["list", *(model["name"] for model in models)]
+    by_list = zip(*(model["lists"] for model in models), strict=True)
+    return markdown(heads, [[Path(ones[0]["list"]).stem, *map(with_interval, ones)] for ones in by_list])
+
+
+def file_contract() -> str:
+    """Size, identity and speed of files with random weights, as benchmarks/file_contract.py measures them."""
+    rows = [
+        [
+            row["network"],
+            row["bits"],
+            f"{row['bytes']:,}",
+            f"{row['limit_bytes']:,}",
+            "yes" if all(engine["identical_to_twin"] for engine in row["engines"]) else "no",
+            _time_ratio(row, "onnxruntime static int8", inverse=True),
+            _time_ratio(row, "torch float"),
+            f"{100 * row['front_end']['share']:.1f} %" if "front_end" in row else "",
+        ]
+        for row in results("file_contract")["rows"]
+    ]
+    heads = ["network", "bits", "bytes", "limit", "as its int8 twin", "time ÷ int8", "torch float ÷ time", "front end"]
+    return markdown(heads, rows)
+
+
+def _time_ratio(row: Results, peer: str, inverse: bool = False) -> str:
+    """Time of the fastest peer of that name over the file's, or the other way round; empty where it was not timed."""
+    ratios = [one["ratio"] for one in row.get("speed", []) if one["name"].startswith(peer)]
+    if not ratios:
+        return ""
+    return f"{1 / min(ratios) if inverse else min(ratios):.2f}"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "baseline": baseline,
+    "file-contract": file_contract,
+    "real": real,
+    "real-lists": real_lists,
+}
+
+
+def pages() -> list[Path]:
+    """Every page that may hold tables."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "demo").rglob("*.md"))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 when a table is stale")
+    check = parser.parse_args().check
+    stale = []
+    for path in pages():
+        before = path.read_text(encoding="utf-8")
+        after = fill(before, str(path.relative_to(ROOT)), TABLES)
+        if after != before:
+            stale.append(str(path.relative_to(ROOT)))
+            if not check:
+                path.write_text(after, encoding="utf-8")
+    if check and stale:
+        sys.exit(f"stale tables in {', '.join(stale)}: run `make tables`")
+    print(f"tables: {'written in ' + ', '.join(stale) if stale else 'as the results say'}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Recordings: read, resample, refuse the unusable; what a front end computes. NumPy only."""

@@ -1,0 +1,91 @@
+"""What is in a file: weights back from the graph, and a description for people and programs."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from sottovoce.bits.formats import Coded
+from sottovoce.errors import BadModel, SottoError
+from sottovoce.export import metadata as about
+from sottovoce.export.graph import Graph
+from sottovoce.export.weights import read
+
+KEPT = (
+    "plan",
+    "provenance",
+    "licence",
+    "operating_points",
+    "weights_sha256",
+    "min_samples",
+    "dim",
+    "rate",
+    "activations",
+)
+
+
+def read_weights(path: str | Path) -> dict[str, Coded]:
+    """The coded weights of a file by layer, in the order of the network.
+
+    Codes, levels and scales come from the graph itself; of the metadata only the name of each layer's spec is used.
+    Raises BadModel.
+    """
+    return _weights(_open(path), path)
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """What a file holds, as JSON-able values.
+
+    {layers [{name, shape, format, bits, bytes, levels}], bytes, packed_bytes, weights, front_end, plan, ...}; levels
+    are left out at 8 bits. `weights_match`: whether the decoded weights have the hash in the metadata. Raises BadModel.
+    """
+    model = _open(path)
+    known, coded = about.read(model), _weights(model, path)
+    content = Path(path).read_bytes()
+    packed = sum(entry.packed_bytes for entry in coded.values())
+    return {
+        "model": str(path),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "format_version": known["format_version"],
+        "bytes": len(content),
+        "packed_bytes": packed,
+        "other_bytes": len(content) - packed,
+        "weights": sum(entry.codes.size for entry in coded.values()),
+        "layers": [_layer(name, entry) for name, entry in coded.items()],
+        "front_end": known.get("front_end"),
+        **{name: known.get(name) for name in KEPT},
+        "weights_match": about.weights_sha256(coded) == known.get("weights_sha256"),
+    }
+
+
+def _layer(name: str, coded: Coded) -> dict[str, Any]:
+    return {
+        "name": name,
+        "shape": list(coded.shape),
+        "format": str(coded.spec),
+        "bits": coded.bits,
+        "bytes": coded.packed_bytes,
+        "levels": coded.levels.tolist() if coded.bits < 8 else None,
+    }
+
+
+def _open(path: str | Path) -> onnx.ModelProto:
+    try:
+        model = onnx.load_model_from_string(Path(path).read_bytes())
+        known = about.read(model)
+    except (OSError, DecodeError, ValueError) as error:
+        raise BadModel(f"{path}: cannot be read as an .onnx of ours ({error}); check the path") from None
+    if known.get("format_version") != about.FORMAT_VERSION:
+        raise BadModel(f"{path}: not written by this version of sottovoce; make it with `sotto compress`")
+    return model
+
+
+def _weights(model: onnx.ModelProto, path: str | Path) -> dict[str, Coded]:
+    try:
+        return read(Graph.of(model), about.read(model)["layers"])
+    except (KeyError, ValueError, SottoError) as error:
+        raise BadModel(f"{path}: its weights cannot be read back ({error}); get the file again") from None

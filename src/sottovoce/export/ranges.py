@@ -1,0 +1,99 @@
+"""Ranges of activations: histograms over recordings, and the clip that loses least."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from sottovoce.errors import BadInput
+from sottovoce.export.graph import Graph
+
+BINS = 4096  # on each side of zero
+CLIPS = np.linspace(0.2, 1.0, 161)
+
+
+@dataclass
+class Histogram:
+    """Counts in 2 × BINS equal bins over -limit … limit; the limit doubles when a value falls outside."""
+
+    limit: float = 2.0**-10
+    counts: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2 * BINS))
+    low: float = 0.0
+    high: float = 0.0
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        """Count values of any shape."""
+        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+        while max(-self.low, self.high) >= self.limit:
+            halves = self.counts.reshape(-1, 2).sum(axis=1)
+            self.counts = np.concatenate([np.zeros(BINS // 2), halves, np.zeros(BINS // 2)])
+            self.limit *= 2
+        bins = (values.ravel() * np.float32(BINS / self.limit) + np.float32(BINS)).astype(np.int32)
+        self.counts += np.bincount(bins, minlength=2 * BINS)[: 2 * BINS]
+
+    def merged(self, other: Histogram) -> Histogram:
+        """Counts of both."""
+        wide, narrow = (self, other) if self.limit >= other.limit else (other, self)
+        counts = narrow.counts
+        for _ in range(int(np.log2(wide.limit / narrow.limit))):
+            counts = np.concatenate([np.zeros(BINS // 2), counts.reshape(-1, 2).sum(axis=1), np.zeros(BINS // 2)])
+        return Histogram(wide.limit, wide.counts + counts, min(self.low, other.low), max(self.high, other.high))
+
+    def centres(self) -> NDArray[np.float64]:
+        """Middle of each bin."""
+        return (np.arange(2 * BINS) - BINS + 0.5) * (self.limit / BINS)
+
+
+def uint8_range(histogram: Histogram) -> tuple[np.float32, np.uint8]:
+    """Scale and zero point of the uint8 grid with the least squared error, zero exactly on the grid.
+
+    The grid is searched among clips of the observed range: inside, the error of rounding is step² / 12; outside it is
+    the distance to the nearest end.
+    """
+    used = histogram.counts > 0
+    centres, counts = histogram.centres()[used], histogram.counts[used]
+    best, least = (np.float32(1.0), np.uint8(0)), np.inf
+    for clip_low in CLIPS[::8] if histogram.low < 0 else CLIPS[-1:]:
+        for clip_high in CLIPS[::8] if histogram.low < 0 else CLIPS:
+            scale, zero = _grid(histogram.low * clip_low, histogram.high * clip_high)
+            ends = np.clip(centres, -float(zero) * scale, (255.0 - zero) * scale)
+            inside = counts[ends == centres].sum()
+            error = inside * scale**2 / 12 + (counts * (centres - ends) ** 2).sum()
+            if error < least:
+                best, least = (np.float32(scale), np.uint8(zero)), error
+    return best
+
+
+def _grid(low: float, high: float) -> tuple[float, int]:
+    scale = max(high - low, 1e-6) / 255
+    return scale, int(np.clip(np.rint(-low / scale), 0, 255))
+
+
+def observe(graph: Graph, groups: Sequence[Sequence[str]], waves: Iterable[NDArray[np.float32]]) -> list[Histogram]:
+    """Run the float graph on recordings, (samples,) each; returns one histogram for every group of tensors."""
+    tensors = sorted({tensor for group in groups for tensor in group})
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    model = graph.model(extra_outputs=tensors).SerializeToString()
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    single = {tensor: Histogram() for tensor in tensors}
+    (name,) = graph.inputs
+    seen = 0
+    for wave in waves:
+        seen += 1
+        for tensor, values in zip(tensors, session.run(tensors, {name: wave[None]}), strict=True):
+            single[tensor].add(values)
+    if not seen:
+        raise BadInput("export: no recordings to observe activation ranges on; give at least one")
+    return [_merge([single[tensor] for tensor in group]) for group in groups]
+
+
+def _merge(histograms: Sequence[Histogram]) -> Histogram:
+    first, *rest = histograms
+    for other in rest:
+        first = first.merged(other)
+    return first

@@ -1,0 +1,1 @@
+"""Experiments: training, compression, evaluation. This package imports nothing, so that parts work without torch."""

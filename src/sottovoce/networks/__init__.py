@@ -1,0 +1,42 @@
+"""Waveform → features → embedding, in torch. Nothing here has heard of quantization."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
+
+from torch import nn
+
+from sottovoce.errors import BadInput
+from sottovoce.networks import ecapa, resnet
+
+KINDS: dict[str, tuple[type, Callable[[Any], nn.Module]]] = {
+    "ecapa": (ecapa.Config, ecapa.Encoder),
+    "resnet": (resnet.Config, resnet.Encoder),
+}
+PRESETS: dict[str, Any] = {**resnet.PRESETS, **ecapa.PRESETS}
+
+
+def build(kind: str, **settings: Any) -> nn.Module:
+    """Build an encoder from a kind or a preset name and the fields of its Config.
+
+    Example: build("resnet", blocks=(2, 2, 2, 2), width=16), build("ecapa512", context=False).
+    Raises BadInput with the nearest known name.
+    """
+    if kind in PRESETS:
+        config = PRESETS[kind]
+        kind = next(name for name, (cls, _) in KINDS.items() if isinstance(config, cls))
+    elif kind in KINDS:
+        config = KINDS[kind][0]()
+    else:
+        known = [*KINDS, *PRESETS]
+        near = difflib.get_close_matches(kind, known, 1)
+        raise BadInput(f"network {kind!r} is unknown; {f'did you mean {near[0]!r}?' if near else f'known: {known}'}")
+    names = [entry.name for entry in fields(config)]
+    for name in settings:
+        if name not in names:
+            raise BadInput(f"network {kind}: unknown setting {name!r}; known: {', '.join(names)}")
+    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    return KINDS[kind][1](replace(config, **settings))

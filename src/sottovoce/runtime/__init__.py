@@ -1,0 +1,1 @@
+"""The file → embedding → decision. NumPy and onnxruntime only."""

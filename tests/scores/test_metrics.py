@@ -1,0 +1,222 @@
+"""Error rates against values worked by hand, brute-force loops, and scikit-learn where it is installed."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sottovoce.errors import BadInput
+from sottovoce.scores.metrics import bootstrap, curve, eer, equal_error, intervals, least_cost, min_dcf
+
+Trials = tuple[np.ndarray, np.ndarray]
+
+
+@st.composite
+def trials(draw: st.DrawFn) -> Trials:
+    """Scores on a coarse grid, so that ties within and between the classes are common."""
+    labels = draw(st.lists(st.sampled_from([0, 1]), min_size=2, max_size=40).filter(lambda x: 0 < sum(x) < len(x)))
+    scores = draw(st.lists(st.integers(-12, 12), min_size=len(labels), max_size=len(labels)))
+    return np.array(scores) / 8.0, np.array(labels)
+
+
+def rates_at(scores: np.ndarray, labels: np.ndarray, threshold: float) -> tuple[float, float]:
+    accepted = scores >= threshold
+    return float(np.mean(~accepted[labels == 1])), float(np.mean(accepted[labels == 0]))
+
+
+def brute_eer(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Walk the thresholds upwards; where misses overtake false accepts, cross the two straight lines."""
+    points = [rates_at(scores, labels, t) for t in [*sorted(set(scores)), np.inf]]
+    for (m0, f0), (m1, f1) in pairwise(points):
+        if m0 <= f0 and m1 > f1:
+            return m0 + (m1 - m0) * (f0 - m0) / ((f0 - m0) + (m1 - f1))
+    raise AssertionError("the curves always cross")
+
+
+def test_eer_by_hand() -> None:
+    # thresholds 1 2 3 4 5: misses 0 0 1/2 1/2 1, false accepts 1 1/2 1/2 0 0: equal at 3, where both are 1/2
+    rate, threshold = eer([1, 2, 3, 4], [0, 1, 0, 1])
+    assert rate == pytest.approx(1 / 2)
+    assert threshold == pytest.approx(3.0)
+
+
+def test_eer_between_points_by_hand() -> None:
+    # targets 2 4 6, nontargets 1 3: misses 0, accepts 1/2 at 2; 1/3 and 1/2 at 3; 1/3 and 0 at 4. Between 3 and 4 the
+    # misses stay at 1/3 while the accepts fall from 1/2 to 0: equal a third of the way.
+    rate, threshold = eer([2, 4, 6, 1, 3], [1, 1, 1, 0, 0])
+    assert rate == pytest.approx(1 / 3)
+    assert threshold == pytest.approx(3 + 1 / 3)
+
+
+def test_perfect_inverted_and_constant_scores() -> None:
+    assert eer([1, 2, 3, 4], [0, 0, 1, 1]) == (0.0, 3.0)
+    assert eer([1, 2, 3, 4], [1, 1, 0, 0])[0] == pytest.approx(1.0)
+    assert eer([7, 7, 7, 7], [0, 1, 0, 1])[0] == pytest.approx(0.5)
+
+
+def test_min_dcf_by_hand() -> None:
+    # targets 2 4 6, nontargets 1 3; prior 1/4: cost (misses / 4 + 3 accepts / 4) / (1/4) = misses + 3 accepts.
+    # at 1: 3; at 2: 1.5; at 3: 1/3 + 1.5; at 4: 1/3; at 6: 2/3; above: 1.
+    assert min_dcf([2, 4, 6, 1, 3], [1, 1, 1, 0, 0], 0.25) == (pytest.approx(1 / 3), 4.0)
+    # costs 10 and 1 at the same prior: (2.5 misses + 0.75 accepts) / 0.75; at 2: 0.5; at 4: 2.5 / 3 / 0.75 > 1
+    assert min_dcf([2, 4, 6, 1, 3], [1, 1, 1, 0, 0], 0.25, c_miss=10.0)[0] == pytest.approx(0.5)
+
+
+def test_useless_scores_cost_one() -> None:
+    assert min_dcf([7, 7, 7, 7], [0, 1, 0, 1], 0.01)[0] == 1.0
+
+
+@settings(max_examples=300, deadline=None)
+@given(trials())
+def test_eer_equals_brute_force(drawn: Trials) -> None:
+    assert eer(*drawn)[0] == pytest.approx(brute_eer(*drawn), abs=1e-12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(trials(), st.floats(0.01, 0.99), st.floats(0.1, 10), st.floats(0.1, 10))
+def test_min_dcf_equals_brute_force_and_is_reached_at_its_threshold(
+    drawn: Trials, prior: float, c_miss: float, c_fa: float
+) -> None:
+    scores, labels = drawn
+
+    def cost(threshold: float) -> float:
+        miss, accept = rates_at(scores, labels, threshold)
+        return (c_miss * prior * miss + c_fa * (1 - prior) * accept) / min(c_miss * prior, c_fa * (1 - prior))
+
+    value, threshold = min_dcf(scores, labels, prior, c_miss, c_fa)
+    assert value == pytest.approx(min(cost(t) for t in [*set(scores), np.inf]), abs=1e-12)
+    assert cost(threshold) == pytest.approx(value, abs=1e-12)
+
+
+@settings(max_examples=100, deadline=None)
+@given(trials())
+def test_monotone_maps_change_nothing(drawn: Trials) -> None:
+    scores, labels = drawn
+    for mapped in (np.exp(3 * scores), 5 * scores - 2, np.arctan(scores)):
+        assert eer(mapped, labels)[0] == pytest.approx(eer(scores, labels)[0], abs=1e-12)
+        assert min_dcf(mapped, labels, 0.05)[0] == pytest.approx(min_dcf(scores, labels, 0.05)[0], abs=1e-12)
+
+
+@settings(max_examples=100, deadline=None)
+@given(trials(), st.floats(0.01, 0.99))
+def test_swapping_labels_and_signs_swaps_the_errors(drawn: Trials, prior: float) -> None:
+    scores, labels = drawn
+    assert eer(-scores, 1 - labels)[0] == pytest.approx(eer(scores, labels)[0], abs=1e-12)
+    swapped = min_dcf(-scores, 1 - labels, 1 - prior)[0]
+    assert swapped == pytest.approx(min_dcf(scores, labels, prior)[0], abs=1e-12)
+
+
+@settings(max_examples=100, deadline=None)
+@given(trials())
+def test_order_of_trials_does_not_matter(drawn: Trials) -> None:
+    scores, labels = drawn
+    assert eer(scores[::-1], labels[::-1]) == eer(scores, labels)
+
+
+@pytest.mark.parametrize("grid", [None, 20])
+def test_curve_and_eer_agree_with_scikit_learn(grid: int | None) -> None:
+    sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn is an oracle of the development install")
+    rng = np.random.default_rng(4)
+    labels = (rng.random(3000) < 0.2).astype(int)
+    scores = rng.normal(size=3000) + 1.5 * labels
+    scores = scores if grid is None else np.round(scores * grid) / grid  # ties
+    fpr, tpr, thresholds = sklearn.roc_curve(labels, scores, drop_intermediate=False)
+    ours = curve(scores, labels)
+    np.testing.assert_allclose(ours.accepts[::-1], fpr, atol=1e-12)
+    np.testing.assert_allclose(ours.misses[::-1], 1 - tpr, atol=1e-12)
+    np.testing.assert_array_equal(ours.thresholds[:-1][::-1], thresholds[1:])
+    gap = (1 - tpr) - fpr  # falls from 1 to -1; the crossing by linear interpolation
+    after = int(np.argmax(gap <= 0))
+    part = gap[after - 1] / (gap[after - 1] - gap[after])
+    assert eer(scores, labels)[0] == pytest.approx(fpr[after - 1] + part * (fpr[after] - fpr[after - 1]), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "what"),
+    [
+        ([1.0, 2.0], [1, 1], "both classes"),
+        ([1.0, 2.0], [0, 0], "both classes"),
+        ([], [], "both classes"),
+        ([1.0, np.nan], [0, 1], "finite"),
+        ([1.0, np.inf], [0, 1], "finite"),
+        ([1.0, 2.0], [0, 1, 1], "length"),
+        ([1.0, 2.0], [0, 2], "labels"),
+    ],
+)
+def test_what_cannot_be_measured(scores: list, labels: list, what: str) -> None:
+    for measured in (eer, lambda s, y: min_dcf(s, y, 0.01), lambda s, y: bootstrap(s, y, s, s)):
+        with pytest.raises(BadInput, match=what):
+            measured(scores, labels)
+
+
+@pytest.mark.parametrize("prior", [0.0, 1.0, -0.1, np.nan])
+def test_a_prior_is_between_0_and_1(prior: float) -> None:
+    with pytest.raises(BadInput, match="prior"):
+        min_dcf([1, 2], [0, 1], prior)
+
+
+# ---- intervals
+
+
+def speaker_trials(speakers: int, each: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Every pair of `each` recordings a speaker; a recording's score shift belongs to its speaker."""
+    rng = np.random.default_rng(seed)
+    of = np.repeat(np.arange(speakers), each)
+    a, b = np.triu_indices(len(of), 1)
+    labels = (of[a] == of[b]).astype(int)
+    ease = rng.normal(size=speakers)
+    return rng.normal(size=len(a)) + 2 * labels + ease[of[a]] * labels, labels, of[a], of[b]
+
+
+def test_intervals_equal_a_loop_that_repeats_trials() -> None:
+    """The same draws, with every trial written out as often as its speakers were drawn."""
+    scores, labels, a, b = speaker_trials(6, 3, seed=0)
+    scores = np.round(scores, 1)  # ties
+    rng = np.random.default_rng(9)
+    rates, costs = [], []
+    for _ in range(40):
+        times = np.bincount(rng.integers(6, size=6), minlength=6)
+        copies = np.where(a == b, times[a], times[a] * times[b])
+        s, y = np.repeat(scores, copies), np.repeat(labels, copies)
+        rates.append(eer(s, y)[0])
+        costs.append(min_dcf(s, y, 0.05)[0])
+    names = np.array([f"speaker {i}" for i in range(6)])
+    found = intervals(scores, labels, names[a], names[b], [equal_error, least_cost(0.05)], draws=40, seed=9)
+    np.testing.assert_allclose(
+        found, [np.percentile(rates, [2.5, 97.5]), np.percentile(costs, [2.5, 97.5])], atol=1e-12
+    )
+
+
+def test_interval_is_wider_than_that_of_independent_trials() -> None:
+    """Trials of one speaker stand or fall together; an interval that treats them as independent is too narrow."""
+    scores, labels, a, b = speaker_trials(12, 6, seed=3)
+    low, high = bootstrap(scores, labels, a, b, draws=200)
+    assert low < eer(scores, labels)[0] < high
+    rng = np.random.default_rng(0)
+    picks = rng.integers(len(scores), size=(200, len(scores)))
+    alone = np.percentile([eer(scores[p], labels[p])[0] for p in picks], [2.5, 97.5])
+    assert high - low > 1.5 * (alone[1] - alone[0])
+
+
+def test_interval_depends_on_the_seed_only() -> None:
+    scores, labels, a, b = speaker_trials(5, 3, seed=1)
+    first = bootstrap(scores, labels, a, b, draws=50, seed=1)
+    assert first == bootstrap(scores, labels, a, b, draws=50, seed=1)
+    assert first != bootstrap(scores, labels, a, b, draws=50, seed=2)
+
+
+def test_intervals_need_two_speakers_and_matching_lengths() -> None:
+    with pytest.raises(BadInput, match="two or more"):
+        bootstrap([1, 2], [0, 1], ["a", "a"], ["a", "a"])
+    with pytest.raises(BadInput, match="speakers for 2 trials"):
+        bootstrap([1, 2], [0, 1], ["a"], ["a", "b"])
+
+
+def test_draws_without_a_class_are_left_out() -> None:
+    """Two speakers, targets of the first only: half of the draws have lost one class."""
+    low, high = bootstrap([3, 1, 2], [1, 0, 0], ["a", "a", "b"], ["a", "b", "a"], draws=60)
+    assert (low, high) == (0.0, 0.0)
