@@ -16,6 +16,7 @@ BASE_READY := $(BASE_VENV)/.ready
 TYPED := src/sottovoce/errors.py src/sottovoce/bits src/sottovoce/audio src/sottovoce/scores src/sottovoce/runtime \
          src/sottovoce/cli.py src/sottovoce/lab/lists.py src/sottovoce/lab/evaluate.py
 BASE_TESTS := tests/bits tests/audio tests/scores tests/runtime
+SOURCES := $(shell find src -type f -not -name '*.pyc')
 PAIR := demo/corpus/synthetic01/01.ogg demo/corpus/synthetic01/02.ogg
 
 .PHONY: demo test lint types architecture base tables corpus clean
@@ -57,7 +58,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e '.[lab,dev]'
 	touch $@
 
-$(BASE_READY): pyproject.toml constraints.txt
+$(BASE_READY): pyproject.toml constraints.txt $(SOURCES)
 	$(PYTHON) -m venv $(BASE_VENV)
 	$(BASE_BIN)/pip install --quiet $(PIP_ARGS) -c constraints.txt .
 	touch $@

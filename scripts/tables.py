@@ -81,7 +81,7 @@ def baseline() -> str:
 
 
 def real() -> str:
-    """Cost of each width on recorded speech, from {models: [{name, bytes, mean_eer, lists}]}, lists as `sotto evaluate`."""
+    """Cost of each width on recorded speech, from {models: [{name, bytes, mean_eer, lists}]}; float first."""
     models = results("real")["models"]
     first = models[0]
     rows = [

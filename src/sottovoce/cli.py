@@ -412,7 +412,7 @@ def _verdict(result: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"{result['decision']}  score {result['score']:.4f}, threshold {result['threshold']:.4f} ({by})",
-            f"model {result['model']}; a recording or a synthetic voice of the speaker is not detected",
+            f"model {result['model']}; played-back and synthetic voices are not detected",
         ]
     )
 

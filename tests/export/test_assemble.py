@@ -29,7 +29,7 @@ PLANS = [
     "*=uniform2",
     "*=kmeans1",
     "*=kmeans4/layer",
-    "*linear*=float; *=kmeans2",
+    "layer1.*=float; *=kmeans2",
 ]
 NAMES = ["resnet", "ecapa"]
 

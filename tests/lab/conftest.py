@@ -24,6 +24,9 @@ crop_s = [0.4, 0.3]
 probability = 0.7
 simulated_rooms = 2
 speeds = [1.1]
+[loss]
+scale = 8.0
+margin = 0.0
 [optim]
 rate = 1e-2
 epochs = 3

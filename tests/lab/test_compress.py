@@ -75,7 +75,9 @@ def test_a_checkpoint_trained_with_a_plan_ships_its_own_weights(float_file: Path
     checkpoint.save(tmp_path / "q.safetensors", loaded.network, about)
     report = compress(tmp_path / "q.safetensors", data=corpus, out=tmp_path / "q.onnx")
     assert report["trained_with_plan"]
-    last = {name: module.weight for name, module in loaded.network.named_modules() if hasattr(module, "parametrizations")}
+    last = {
+        name: module.weight for name, module in loaded.network.named_modules() if hasattr(module, "parametrizations")
+    }
     stored = read_weights(tmp_path / "q.onnx")
     assert set(stored) == set(last)
     for name, weight in last.items():
@@ -85,7 +87,11 @@ def test_a_checkpoint_trained_with_a_plan_ships_its_own_weights(float_file: Path
 
 
 def test_an_operating_point_is_stored(float_file: Path, corpus: Path, tmp_path: Path) -> None:
-    lines = [f"{int(a // 4 == b // 4)} speech/s{a // 4}/{a % 4}.wav speech/s{b // 4}/{b % 4}.wav" for a in range(24) for b in range(a)]
+    lines = [
+        f"{int(a // 4 == b // 4)} speech/s{a // 4}/{a % 4}.wav speech/s{b // 4}/{b % 4}.wav"
+        for a in range(24)
+        for b in range(a)
+    ]
     (tmp_path / "trials.txt").write_text("\n".join(lines))
     compress(float_file, bits=4, data=corpus, out=tmp_path / "m.onnx", trials=[tmp_path / "trials.txt"], audio=corpus)
     point = load(tmp_path / "m.onnx").metadata["operating_points"]["balanced"]

@@ -117,10 +117,10 @@ def test_a_folder_belongs_to_one_recipe(corpus: Path, float_run: Path) -> None:
 
 @pytest.mark.parametrize("plan", ["*=kmeans2", "*=uniform3/layer/mse"])
 def test_quantized_training_is_the_same_loop(corpus: Path, float_run: Path, tmp_path: Path, plan: str) -> None:
-    start = f'[loss]\nteacher = "{float_run}/model.safetensors"\nteacher_weight = 1.0\n'
-    path = recipe_with(
-        corpus, "quantized.toml", f'{start}[quant]\nstart = "{float_run}/model.safetensors"\nplan = "{plan}"\n'
-    )
+    start = float_run / "model.safetensors"
+    text = (corpus / "recipe.toml").read_text().replace("[loss]", f'[loss]\nteacher = "{start}"\nteacher_weight = 1.0')
+    path = tmp_path / "quantized.toml"
+    path.write_text(f'{text}[quant]\nstart = "{start}"\nplan = "{plan}"\n')
     train(path, tmp_path / "quantized", corpus)
     loaded = checkpoint.load(tmp_path / "quantized" / "model.safetensors")
     assert loaded.plan == str(Plan.parse(plan))

@@ -88,10 +88,14 @@ class Graph:
 
     def prune(self) -> None:
         """Drop nodes and constants that no output depends on."""
-        wanted = set(self.outputs)
-        for node in reversed(self.sorted()):
-            if wanted.intersection(node.output):
-                wanted.update(node.input)
+        makers = {name: node for node in self.nodes for name in node.output}
+        wanted: set[str] = set()
+        waiting = list(self.outputs)
+        while waiting:
+            name = waiting.pop()
+            if name not in wanted:
+                wanted.add(name)
+                waiting += makers[name].input if name in makers else []
         self.nodes = [node for node in self.nodes if wanted.intersection(node.output)]
         self.constants = {name: array for name, array in self.constants.items() if name in wanted}
 

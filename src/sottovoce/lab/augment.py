@@ -67,7 +67,9 @@ class Augmenter:
             index = int(rng.integers(len(self.talkers)))
             if self.talkers.speakers[index] == avoid:
                 continue
-            piece = self.talkers.piece(index, int(rng.integers(max(1, self.talkers.length(index) - length + 1))), length)
+            piece = self.talkers.piece(
+                index, int(rng.integers(max(1, self.talkers.length(index) - length + 1))), length
+            )
             total += piece / max(1e-4, level(piece))
             wanted -= 1
             if not wanted:
@@ -81,7 +83,7 @@ def level(wave: Wave) -> float:
 
 
 def add(wave: Wave, other: Wave, snr_db: float) -> Wave:
-    """Mix `other` into `wave` at a signal-to-noise ratio in dB over the whole crop; silence in `other` changes nothing."""
+    """Mix `other` into `wave` at a signal-to-noise ratio in dB over the crop; a silent `other` changes nothing."""
     if level(other) < 2e-6:
         return wave
     return wave + other * np.float32(level(wave) / level(other) * 10.0 ** (-snr_db / 20.0))

@@ -54,10 +54,11 @@ def compress(
 ) -> dict[str, Any]:
     """Quantize a checkpoint and write one .onnx; returns a report.
 
-    bits or plan (text): the formats; neither for a checkpoint that was trained with a plan.   data: folder or manifest of
-    unlabelled recordings for activation ranges and, below 8 bits, batch-norm statistics; without it a synthetic signal is
-    used and a warning given.   trials, audio: trial lists and their root; the EER threshold over them is stored in the file
-    as operating point `balanced`.   Raises BadPlan, BadCheckpoint, BadList before any work; the file appears only whole.
+    bits or plan (text): the formats; neither for a checkpoint that was trained with a plan.   data: folder or manifest
+    of unlabelled recordings for activation ranges and, below 8 bits, batch-norm statistics; without it a synthetic
+    signal is used and a warning given.   trials, audio: trial lists and their root; the mean of their EER thresholds is
+    stored in the file as operating point `balanced`.   Raises BadPlan, BadCheckpoint, BadList before any work; the file
+    appears only whole.
     """
     began = time.monotonic()
     _check_places(out, trials, audio)
@@ -244,7 +245,8 @@ def _write(
     data: str | Path | None,
 ) -> dict[str, Any]:
     metadata = _metadata(loaded, plan)
-    metadata["provenance"]["ranges_observed_on"] = f"{len(waves)} recordings" if data is not None else "synthetic signal"
+    observed = f"{len(waves)} recordings" if data is not None else "synthetic signal"
+    metadata["provenance"]["ranges_observed_on"] = observed
     proto = writer.build(network, front_end, coded, waves, metadata=metadata)
     report: dict[str, Any] = {}
     if trials:
@@ -252,7 +254,7 @@ def _write(
         part = out.with_name(f".{out.name}.{os.getpid()}.measured.onnx")
         try:
             writer.save(proto, part)
-            report["evaluation"] = evaluate_many(load_model(part), list(trials), audio)
+            report["evaluation"] = _without_model(evaluate_many(load_model(part), list(trials), audio))
         finally:
             part.unlink(missing_ok=True)
         points = {"balanced": balanced_point(report["evaluation"], trials)}
@@ -270,9 +272,16 @@ def _write(
     }
 
 
+def _without_model(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Drop name and hash of the file that was measured: it is not yet the one that is written."""
+    names = ("model", "model_id", "model_sha256")
+    kept = {key: value for key, value in evaluation.items() if key not in names}
+    return {**kept, "lists": [{k: v for k, v in one.items() if k not in names} for one in evaluation["lists"]]}
+
+
 def balanced_point(evaluation: dict[str, Any], trials: Sequence[str | Path]) -> dict[str, Any]:
-    """Operating point where misses and false accepts are equally frequent, averaged over lists: the mean EER threshold."""
-    lists = evaluation["lists"] if "lists" in evaluation else [evaluation]
+    """Operating point where misses and false accepts are equally frequent: the mean of the lists' EER thresholds."""
+    lists = evaluation["lists"]
     return {
         "threshold": float(np.mean([one["eer_threshold"] for one in lists])),
         "eer": float(np.mean([one["eer"] for one in lists])),

@@ -52,6 +52,10 @@ class Corpus:
             start = 0
         return whole[start : start + length].astype(np.float32) / np.float32(32768.0)
 
+    def random_piece(self, index: int, length: int, rng: np.random.Generator) -> NDArray[np.float32]:
+        """`piece` from a random start on."""
+        return self.piece(index, int(rng.integers(max(1, self.length(index) - length + 1))), length)
+
 
 def decode_corpus(utterances: Sequence[Utterance], root: Path, cache: Path, label: str = "decoding") -> Corpus:
     """Decode recordings once into `cache` and map them; unusable ones are reported on stderr and passed over.
@@ -65,7 +69,8 @@ def decode_corpus(utterances: Sequence[Utterance], root: Path, cache: Path, labe
         _decode(utterances, root, raw, index, label)
     known = json.loads(index.read_text(encoding="utf-8"))
     if not known["paths"]:
-        raise BadList(f"none of {len(utterances)} recordings under {root} can be used; the first: {known['excluded'][:1]}")
+        first = known["excluded"][:1]
+        raise BadList(f"none of {len(utterances)} recordings under {root} can be used; the first: {first}")
     samples = np.memmap(raw, dtype=np.int16, mode="r")
     starts = np.concatenate([[0], np.cumsum(known["lengths"])]).astype(np.int64)
     return Corpus(samples, starts, known["paths"], known["speakers"], known["excluded"])
@@ -164,8 +169,7 @@ class Batches:
         rng = np.random.default_rng([self.seed, epoch, position, 1])
         which = int(rng.integers(len(self.speeds)))
         need = int(np.ceil(crop * self.speeds[which])) + 1
-        start = int(rng.integers(max(1, self.corpus.length(index) - need + 1)))
-        wave = self.augmenter.speed(self.corpus.piece(index, start, need), self.speeds[which], crop)
+        wave = self.augmenter.speed(self.corpus.random_piece(index, need, rng), self.speeds[which], crop)
         label = int(self.speaker[index]) * len(self.speeds) + which
         return self.augmenter(wave, rng, avoid=self.corpus.speakers[index]), label
 
@@ -186,4 +190,3 @@ class Batches:
                 if step + ahead < self.steps:
                     waiting.append(pool.submit(self.make, epoch, step + ahead))
                 yield batch
-

@@ -44,10 +44,18 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
+def means(team: Team, *values: Tensor) -> list[float]:
+    """Each scalar, averaged over the processes."""
+    together = torch.stack([value.float() for value in values])
+    if team.world > 1:
+        dist.all_reduce(together)
+    return (together / team.world).tolist()
+
+
 class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch norm over the batches of all processes; torch's own SyncBatchNorm does this on CUDA only."""
 
-    def _check_input_dim(self, input: Tensor) -> None:  # any shape (batch, channels, ...)
+    def _check_input_dim(self, x: Tensor) -> None:  # any shape (batch, channels, ...)
         pass
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,8 +68,6 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
         centred = x - _as(mean, x)
         variance = all_reduce((centred * centred).sum(axes)) / count
         with torch.no_grad():
-            assert self.running_mean is not None and self.running_var is not None
-            assert self.momentum is not None and self.num_batches_tracked is not None
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)

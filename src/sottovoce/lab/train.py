@@ -55,7 +55,9 @@ class Learner(nn.Module):
         return loss, correct
 
 
-def train(recipe_path: str | Path, run: str | Path, data: str | Path = ".", *, save_every_s: float = 120.0) -> dict[str, Any]:
+def train(
+    recipe_path: str | Path, run: str | Path, data: str | Path = ".", *, save_every_s: float = 120.0
+) -> dict[str, Any]:
     """Train as a recipe says, in a run folder; goes on where a killed run stopped.
 
     data: folder that the recipe's paths are relative to. Returns a report with steps, loss, seconds and the path of
@@ -193,7 +195,11 @@ class Trainer:
         named = [(n, p) for n, p in self.learner.named_parameters() if p.requires_grad]
         groups = [
             {"params": [p for _, p in named if id(p) in scales], "weight_decay": 0.0, "factor": optim.scale_rate},
-            {"params": [p for _, p in named if id(p) not in scales and p.dim() < 2], "weight_decay": 0.0, "factor": 1.0},
+            {
+                "params": [p for _, p in named if id(p) not in scales and p.dim() < 2],
+                "weight_decay": 0.0,
+                "factor": 1.0,
+            },
             {"params": [p for _, p in named if id(p) not in scales and p.dim() > 1], "factor": 1.0},
         ]
         groups = [group for group in groups if group["params"]]
@@ -254,7 +260,7 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         with amp:
             loss, correct = self.step_module(waves, labels, margin)
-        value = float(loss.detach())
+        value, share = parallel.means(self.team, loss.detach(), correct)
         if not math.isfinite(value):
             raise BadInput(f"step {step}: the loss is {value}; lower [optim] rate. The last saved state is kept.")
         loss.backward()
@@ -262,7 +268,7 @@ class Trainer:
         self.optimiser.step()
         if self.about["plan"]:
             quant.clamp_gains(self.network)
-        return value, float(correct)
+        return value, share
 
     def _names(self) -> dict[int, str]:
         return {id(p): name for name, p in self.learner.named_parameters()}

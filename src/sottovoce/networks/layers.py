@@ -23,9 +23,11 @@ class StatisticsPool(nn.Module):
 
 
 class AttentivePool(nn.Module):
-    """Attentive statistics pooling (Okabe 2018; ECAPA-TDNN section 3.1): (batch, channels, frames) → (batch, 2 · channels).
+    """Attentive statistics pooling (Okabe 2018; ECAPA-TDNN, section 3.1).
 
-    With `context` the attention also sees mean and standard deviation of the whole recording. Names as WeSpeaker's ASTP.
+    x: (batch, channels, frames)   returns: (batch, 2 · channels).
+
+    With `context` the attention also sees mean and standard deviation of the whole recording. Names as in WeSpeaker.
     """
 
     def __init__(self, channels: int, bottleneck: int = 128, context: bool = False) -> None:
