@@ -27,6 +27,9 @@ def corpus(speakers: list[str], value: float | None = None):
         def piece(self, index: int, start: int, length: int) -> np.ndarray:
             return np.resize(waves[index][start:], length)
 
+        def random_piece(self, index: int, length: int, rng: np.random.Generator) -> np.ndarray:
+            return self.piece(index, int(rng.integers(max(1, len(waves[index]) - length + 1))), length)
+
     return Fake(speakers=speakers)
 
 

@@ -10,9 +10,8 @@ SMALL = {"network": {"kind": "resnet"}, "data": {"manifest": "train.tsv"}}
 
 def test_reads_toml(tmp_path) -> None:
     path = tmp_path / "r.toml"
-    path.write_text(
-        '[network]\nkind = "ecapa"\nwidth = 64\n[data]\nmanifest = "m.tsv"\n[optim]\nrate = 1\n[augment]\nspeeds = [0.9]'
-    )
+    text = '[network]\nkind = "ecapa"\nwidth = 64\n[data]\nmanifest = "m.tsv"\n[optim]\nrate = 1\n'
+    path.write_text(text + "[augment]\nspeeds = [0.9]\n")
     recipe = read_recipe(path)
     assert recipe.network == {"kind": "ecapa", "width": 64}
     assert recipe.optim.rate == 1.0

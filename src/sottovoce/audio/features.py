@@ -77,7 +77,8 @@ def dft_kernel(config: FrontEndConfig) -> NDArray[np.float32]:
     emphasised[:, :-1] -= config.preemphasis * rows[:, 1:]
     emphasised[:, 0] -= config.preemphasis * rows[:, 0]
     centred = emphasised - emphasised.mean(axis=1, keepdims=True)
-    return (centred * config.input_scale).astype(np.float32)
+    kernel: NDArray[np.float32] = (centred * config.input_scale).astype(np.float32)
+    return kernel
 
 
 def preset(name: str) -> FrontEndConfig:

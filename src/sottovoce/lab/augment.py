@@ -67,9 +67,7 @@ class Augmenter:
             index = int(rng.integers(len(self.talkers)))
             if self.talkers.speakers[index] == avoid:
                 continue
-            piece = self.talkers.piece(
-                index, int(rng.integers(max(1, self.talkers.length(index) - length + 1))), length
-            )
+            piece = self.talkers.random_piece(index, length, rng)
             total += piece / max(1e-4, level(piece))
             wanted -= 1
             if not wanted:

@@ -70,7 +70,7 @@ def save(path: str | Path, network: nn.Module, about: Mapping[str, Any]) -> None
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Build the network that a file describes, attach its plan if it has one, load its weights. Raises BadCheckpoint."""
+    """Build the network that a file describes, attach its plan if it has one, load weights. Raises BadCheckpoint."""
     tensors, about = load_tensors(path)
     try:
         network = networks.build(**about["network"])
