@@ -141,7 +141,7 @@ def main() -> None:
                 rows.append(row)
                 print(f"{title} {bits} bits: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     result = {
-        "command": "python benchmarks/file_contract.py " + " ".join(sys.argv[1:]),
+        "command": "python benchmarks/file_contract.py --also PYTHON" + " --skip-speed" * options.skip_speed,
         "machine": machine(),
         "versions": {**versions(), "onnx": onnx.__version__},
         "threads": 1,

@@ -125,6 +125,24 @@ def file_contract() -> str:
     return markdown(heads, rows)
 
 
+def frontend() -> str:
+    """How far the front end is from Kaldi's, and both from float64."""
+    found = results("frontend")
+    exact, times = found["difference_from_float64"], found["processor_ms_per_3_s"]
+    rows = [
+        [
+            name,
+            f"{100 * found['difference'][name]['share_within_2e-4']:.3f} %" if name in found["difference"] else "",
+            f"{found['difference'][name]['largest']:.4f}" if name in found["difference"] else "",
+            f"{exact[name]['largest']:.4f}",
+            f"{times[name]:.1f}",
+        ]
+        for name in exact
+    ]
+    heads = ["front end", "within 2e-4 of Kaldi", "farthest from Kaldi", "farthest from float64", "ms for 3 s"]
+    return markdown(heads, rows)
+
+
 def _time_ratio(row: Results, peer: str, inverse: bool = False) -> str:
     """Time of the fastest peer of that name over the file's, or the other way round; empty where it was not timed."""
     ratios = [one["ratio"] for one in row.get("speed", []) if one["name"].startswith(peer)]
@@ -136,6 +154,7 @@ def _time_ratio(row: Results, peer: str, inverse: bool = False) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "baseline": baseline,
     "file-contract": file_contract,
+    "frontend": frontend,
     "real": real,
     "real-lists": real_lists,
 }

@@ -3,6 +3,7 @@
 import pytest
 
 from sottovoce.export.activations import find_region
+from sottovoce.export.graph import Graph
 from sottovoce.export.trace import fold_norms, trace
 
 
@@ -44,3 +45,12 @@ def test_parts_of_a_split_and_of_a_concat_share_a_grid(network):
 def test_layers_without_codes_are_left_alone(network):
     graph, _ = folded(network("resnet"))
     assert find_region(graph, set()).groups == []
+
+
+def test_an_addition_with_a_float_side_stays_in_float():
+    graph = Graph()
+    graph.add("Conv", "x", "w", output="y")
+    graph.add("Add", "y", graph.add("Sigmoid", "x"), output="mixed")
+    graph.add("Add", "y", "x", output="integer")
+    rounded = [tensor for group in find_region(graph, {"w"}).groups for tensor in group]
+    assert sorted(rounded) == ["integer", "x", "y"]

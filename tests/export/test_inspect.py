@@ -1,5 +1,6 @@
 """What `describe` reads back, and what it refuses."""
 
+import hashlib
 import json
 
 import onnx
@@ -22,6 +23,10 @@ def test_describe(path, quantized):
     assert found["plan"] == "conv1=uniform8; *=kmeans2"
     assert found["front_end"]["name"] == "wespeaker"
     assert found["weights_match"] is True
+    digest = hashlib.sha256()
+    for layer in sorted(coded):
+        digest.update(f"{layer}{coded[layer].shape}".encode() + coded[layer].decode().tobytes())
+    assert found["weights_sha256"] == digest.hexdigest()
     assert [row["name"] for row in found["layers"]] == list(coded)
     for row in found["layers"]:
         entry = coded[row["name"]]

@@ -39,14 +39,14 @@ def damage(values: np.ndarray, scale: float, zero: int) -> float:
     return float(np.mean((values - (codes - zero) * scale) ** 2))
 
 
-@pytest.mark.parametrize("kind", ["relu", "gauss", "outlier", "laplace"])
+@pytest.mark.parametrize("kind", ["relu", "gauss", "outlier", "heavy"])
 def test_the_grid_is_nearly_the_best_of_all(kind):
     rng = np.random.default_rng(1)
     values = {
         "relu": np.maximum(rng.normal(size=20000), 0),
         "gauss": rng.normal(0.3, 2, size=20000),
         "outlier": np.append(np.abs(rng.normal(size=20000)), 30),
-        "laplace": rng.laplace(size=20000),
+        "heavy": np.abs(rng.standard_t(3, size=200000)),  # its tail is best cut off
     }[kind].astype(np.float32)
     histogram = Histogram()
     histogram.add(values)
