@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from sottovoce import networks, quant
@@ -42,7 +42,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], about: Mapping
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        save_file(flat, temporary, metadata={KEY: json.dumps(dict(about), sort_keys=True)})
+        temporary.write_bytes(to_bytes(flat, metadata={KEY: json.dumps(dict(about), sort_keys=True)}))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
