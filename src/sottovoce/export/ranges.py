@@ -15,7 +15,7 @@ from sottovoce.export.graph import Graph
 BINS = 4096  # on each side of zero
 # Shares of the observed range that a clip may keep. The least squared error over all recordings would often cut deeper,
 # and then ruins the few recordings (a loud voice, another microphone) that live in the part cut off.
-CLIPS = np.linspace(0.6, 1.0, 81)
+CLIPS = np.linspace(0.5, 1.0, 81)
 
 
 @dataclass
