@@ -3,8 +3,8 @@
     python scripts/ship.py --speech FOLDER --runs runs
 
 runs/float, runs/4bit and runs/2bit were trained by the recipes of recipes/real; FOLDER holds train.tsv and
-trials/*.txt. Writes models/ecapa256.safetensors, src/sottovoce/models/shipped.onnx and models/out/*.onnx, which
-benchmarks/real.py measures.
+trials/*.txt. Writes models/ (the float checkpoint, the classifier it was trained with, from which quantized training
+goes on, and the 2-bit file), src/sottovoce/models/shipped.onnx, and models/out/*.onnx, which benchmarks/real.py measures.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import click
 
 from sottovoce.lab import checkpoint
 from sottovoce.lab.compress import compress, export
+from sottovoce.lab.train import HEAD
 
 ROOT = Path(__file__).parents[1]
 ABOUT = {
@@ -56,6 +57,8 @@ def main(speech: Path, runs: Path) -> None:
         trained = described(runs / f"{bits}bit", out / f"{bits}bit.safetensors")
         say(compress(trained, data=data, out=out / f"{bits}bit.onnx", trials=lists, audio=speech))
     shipped.write_bytes((out / "4bit.onnx").read_bytes())
+    for source, kept in ((out / "2bit.onnx", "ecapa256-2bit.onnx"), (runs / "float" / HEAD, HEAD)):
+        (ROOT / "models" / kept).write_bytes(source.read_bytes())
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ class Trainer:
             self.folder.open(self.recipe)
         self._prepare()
         first = self._resume()
-        loss = float("nan")
+        loss: float | None = None  # of the last epoch; none when nothing was left to do
         for epoch in range(first // self.batches.steps, self.recipe.optim.epochs):
             loss = self._epoch(epoch, first - epoch * self.batches.steps if first > epoch * self.batches.steps else 0)
             if self.recipe.quant.start:
