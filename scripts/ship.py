@@ -4,7 +4,8 @@
 
 runs/float, runs/4bit and runs/2bit were trained by the recipes of recipes/real; FOLDER holds train.tsv and
 trials/*.txt. Writes models/ (the float checkpoint, the classifier it was trained with, from which quantized training
-goes on, and the 2-bit file), src/sottovoce/models/shipped.onnx, and models/out/*.onnx, which benchmarks/real.py measures.
+goes on, and the 2-bit file), src/sottovoce/models/shipped.onnx, and models/out/*.onnx, which benchmarks/real.py
+measures.
 """
 
 from __future__ import annotations
