@@ -19,6 +19,17 @@ from sottovoce.export import build
 NETWORKS = {
     "resnet": {"blocks": (1, 1), "width": 8, "dim": 16},
     "ecapa": {"width": 32, "aggregate": 48, "dim": 16, "scale": 4},
+    "dfresnet": {"depths": (1, 1), "dims": (8, 8, 16), "strides": ((2, 1), (4, 2)), "dim": 16},
+}
+SMALL_RESNET = {"blocks": (1, 1), "width": 8, "dim": 16}
+SMALL_KIWANO = {**SMALL_RESNET, "attention": 8, "excited": 1}
+VARIANTS = {  # name: kind, settings, front end
+    "ecapa of paper-a": ("ecapa1024-a", NETWORKS["ecapa"], "wespeaker"),
+    "ecapa of paper-c": ("ecapa256-c", NETWORKS["ecapa"], "paper-c"),
+    "resnet of paper-c": ("resnet18-c", SMALL_RESNET, "paper-c"),
+    "bottleneck": ("resnet50", SMALL_RESNET, "wespeaker"),
+    "resnet36": ("resnet36-d", SMALL_KIWANO, "kiwano"),
+    "resnet200": ("resnet200-d", {**SMALL_KIWANO, "blocks": (1, 2)}, "kiwano"),
 }
 
 
@@ -34,14 +45,15 @@ def network() -> Callable[[str], nn.Module]:
 
     def make(name: str) -> nn.Module:
         torch.manual_seed(1)
-        made = networks.build(name, **NETWORKS[name])
+        kind, settings, front_end = VARIANTS[name] if name in VARIANTS else (name, NETWORKS[name], "wespeaker")
+        made = networks.build(kind, **settings)
         for norm in made.modules():
             if isinstance(norm, nn.modules.batchnorm._BatchNorm):
                 norm.weight.data.uniform_(0.5, 1.5)
                 norm.bias.data.normal_(0, 0.2)
         with torch.no_grad():
             for _ in range(10):
-                made(3 * torch.randn(4, 80, 50))
+                made(3 * torch.randn(4, preset(front_end).rows, 50))
         return made.eval()
 
     return make
@@ -64,13 +76,15 @@ def quantized(network) -> Callable[..., tuple[nn.Module, dict[str, Coded]]]:
 @pytest.fixture(scope="session")
 def make_model(quantized, wave) -> Callable[..., onnx.ModelProto]:
     """A function: the model of a small network with a plan, built once."""
-    made: dict[tuple[str, str], onnx.ModelProto] = {}
+    made: dict[tuple[str, str, bool], onnx.ModelProto] = {}
 
-    def make(name: str, plan: str) -> onnx.ModelProto:
-        if (name, plan) not in made:
+    def make(name: str, plan: str, centred: bool = True) -> onnx.ModelProto:
+        if (name, plan, centred) not in made:
             encoder, coded = quantized(name, plan)
-            made[name, plan] = build(encoder, preset("wespeaker"), coded, [wave], metadata={"plan": plan})
-        return made[name, plan]
+            front_end = preset(VARIANTS[name][2] if name in VARIANTS else "wespeaker")
+            metadata = {"plan": plan}
+            made[name, plan, centred] = build(encoder, front_end, coded, [wave], metadata=metadata, centred=centred)
+        return made[name, plan, centred]
 
     return make
 
@@ -80,7 +94,9 @@ def run() -> Callable[[onnx.ModelProto, np.ndarray], np.ndarray]:
     """A function: what onnxruntime computes for one input."""
 
     def embed(model: onnx.ModelProto, value: np.ndarray) -> np.ndarray:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.x64quantprecision", "1")  # exact sums without VNNI too
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         return session.run(None, {session.get_inputs()[0].name: value[None]})[0][0]
 
     return embed

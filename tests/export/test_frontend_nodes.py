@@ -5,7 +5,7 @@ import onnxruntime
 import pytest
 import torch
 
-from sottovoce.audio.features import preset
+from sottovoce.audio.features import PRESETS, preset
 from sottovoce.audio.talker import talker
 from sottovoce.export.frontend import add_front_end
 from sottovoce.export.graph import Graph
@@ -14,15 +14,19 @@ from sottovoce.networks.frontend import FrontEnd
 CONFIG = preset("wespeaker")
 
 
-@pytest.fixture(scope="module")
-def session():
+def make_session(config):
     graph = Graph()
-    graph.outputs = {"features": [1, CONFIG.mels, "frames"]}
-    add_front_end(graph, CONFIG, "features")
+    graph.outputs = {"features": [1, config.rows, "frames"]}
+    add_front_end(graph, config, "features")
     graph.prune()
     model = graph.model().SerializeToString()
     assert len(model) < 10_000  # of matrices that would take half a million bytes
     return onnxruntime.InferenceSession(model)
+
+
+@pytest.fixture(scope="module")
+def session():
+    return make_session(CONFIG)
 
 
 def features(session, wave: np.ndarray) -> np.ndarray:
@@ -55,3 +59,12 @@ def test_equal_to_the_torch_module_at_any_length(session, samples):
     found, expected = features(session, wave), FrontEnd(CONFIG)(torch.from_numpy(wave)[None])[0].numpy()
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, atol=2e-3)  # quiet bins lie below the rounding of loud ones
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_preset_is_the_same_in_torch_and_in_nodes(name):
+    wave = (talker(2.0, seed=4) + 0.02).astype(np.float32)
+    found = features(make_session(preset(name)), wave)
+    expected = FrontEnd(name)(torch.from_numpy(wave)[None])[0].numpy()
+    assert found.shape == (preset(name).rows, preset(name).frames(len(wave)))
+    np.testing.assert_allclose(found, expected, atol=2e-3)

@@ -6,8 +6,10 @@ import json
 import onnx
 import pytest
 
+from sottovoce.audio.features import preset
 from sottovoce.errors import BadModel
-from sottovoce.export import describe, read_weights, save
+from sottovoce.export import build, describe, read_weights, save
+from sottovoce.networks.cost import macs
 
 
 @pytest.fixture
@@ -33,6 +35,35 @@ def test_describe(path, quantized):
         assert (row["shape"], row["bits"], row["bytes"]) == (list(entry.shape), entry.bits, entry.packed_bytes)
         assert row["levels"] == (entry.levels.tolist() if entry.bits < 8 else None)
     assert found["packed_bytes"] == sum(row["bytes"] for row in found["layers"])
+
+
+def test_macs_equal_those_of_the_network(path, network):
+    found, config = describe(path), preset("wespeaker")
+    expected = macs(network("resnet"), config.rows, config.frames(3 * config.rate))
+    assert found["seconds"] == 3
+    assert {row["name"]: row["macs"] for row in found["layers"]} == expected
+    assert found["macs"] == sum(expected.values())
+    assert found["float_layers"] == []
+
+
+def test_bit_operations_multiply_the_bits_of_both_factors(path):
+    rows = {row["name"]: row for row in describe(path)["layers"]}
+    assert rows["conv1"]["bit_operations"] == rows["conv1"]["macs"] * 8 * 8
+    assert rows["layer2.0.conv2"]["bit_operations"] == rows["layer2.0.conv2"]["macs"] * 2 * 8
+    assert rows["seg_1"]["bit_operations"] == rows["seg_1"]["macs"] * 2 * 32  # a product after pooling is in float
+    assert describe(path)["bit_operations"] == sum(row["bit_operations"] for row in rows.values())
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_layers_in_float_cost_32_bits_a_side(inside, quantized, tmp_path):
+    encoder, coded = quantized("dfresnet", "seg_1=uniform8; *=float")
+    model = build(encoder, preset("wespeaker"), coded, [], metadata={}, activations="float", front_end_inside=inside)
+    save(model, tmp_path / "f.onnx")
+    found = describe(tmp_path / "f.onnx")
+    expected = macs(encoder, 80, 298)
+    assert {row["name"]: row["macs"] for row in found["float_layers"] + found["layers"]} == expected
+    assert all(row["bit_operations"] == row["macs"] * 32 * 32 for row in found["float_layers"])
+    assert [row["bit_operations"] for row in found["layers"]] == [expected["seg_1"] * 8 * 32]
 
 
 def test_a_changed_weight_is_noticed(path):

@@ -15,7 +15,11 @@ from sottovoce.errors import BadInput
 
 @dataclass(frozen=True)
 class FrontEndConfig:
-    """What a front end computes; frequencies in Hz, lengths in samples."""
+    """What a front end computes; frequencies in Hz, lengths in samples.
+
+    With `energy` the first row is the logarithm of the energy of a frame without its mean, before pre-emphasis and
+    window, as Kaldi's `use-energy`; the mels follow.
+    """
 
     name: str
     rate: int = 16000
@@ -30,6 +34,12 @@ class FrontEndConfig:
     preemphasis: float = 0.97
     log_floor: float = float(np.finfo(np.float32).eps)
     remove_mean: bool = True
+    energy: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Features of a frame: the mels, and the energy where there is one."""
+        return self.mels + int(self.energy)
 
     def frames(self, samples: int) -> int:
         """Number of whole frames in `samples` samples."""
@@ -40,7 +50,16 @@ class FrontEndConfig:
         return self.window_length + (frames - 1) * self.hop
 
 
-PRESETS: dict[str, FrontEndConfig] = {"wespeaker": FrontEndConfig("wespeaker")}
+# What paper-c and kiwano do not say (mel range, pre-emphasis, input scale, that the energy comes first) is our reading:
+# Kaldi's defaults.
+PRESETS: dict[str, FrontEndConfig] = {
+    config.name: config
+    for config in (
+        FrontEndConfig("wespeaker"),
+        FrontEndConfig("paper-c", mels=64),  # Li 2023, arXiv 2210.17326, section 3.1
+        FrontEndConfig("kiwano", window="povey", energy=True),  # 81 rows
+    )
+}
 
 
 def window_shape(name: str, length: int) -> NDArray[np.float64]:
@@ -48,7 +67,10 @@ def window_shape(name: str, length: int) -> NDArray[np.float64]:
     phase = 2 * np.pi * np.arange(length) / (length - 1)
     if name == "hamming":
         return 0.54 - 0.46 * np.cos(phase)
-    raise BadInput(f"front end: window {name!r} is unknown; known: hamming")
+    if name == "povey":
+        povey: NDArray[np.float64] = (0.5 - 0.5 * np.cos(phase)) ** 0.85
+        return povey
+    raise BadInput(f"front end: window {name!r} is unknown; known: hamming, povey")
 
 
 def mel_matrix(config: FrontEndConfig) -> NDArray[np.float32]:

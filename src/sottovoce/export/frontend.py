@@ -17,14 +17,17 @@ WAVE = "wave"
 
 
 def add_front_end(graph: Graph, config: FrontEndConfig, features: str) -> None:
-    """Compute the graph's input `features` (1, mels, frames) from `wave` (1, samples), which becomes its input."""
+    """Compute the graph's input `features` (1, rows, frames) from `wave` (1, samples), which becomes its input."""
     graph.inputs = {WAVE: [1, "samples"]}
-    even, odd = _halves(graph, _frames(graph, config), config)
+    centred = _centred(graph, _frames(graph, config))
+    even, odd = _halves(graph, centred, config)
     cosines, sines = _transforms(graph, config)
     real, imaginary = graph.add("MatMul", even, cosines), graph.add("MatMul", odd, sines)
     power = graph.add("Add", graph.add("Mul", real, real), graph.add("Mul", imaginary, imaginary))
-    mel = graph.add("MatMul", power, _mel_filters(graph, config))
-    log = graph.add("Log", graph.add("Max", mel, graph.constant(np.float32(config.log_floor))))
+    rows = graph.add("MatMul", power, _mel_filters(graph, config))
+    if config.energy:
+        rows = graph.add("Concat", _energy(graph, centred, config), rows, axis=1)
+    log = graph.add("Log", graph.add("Max", rows, graph.constant(np.float32(config.log_floor))))
     if config.remove_mean:
         log = graph.add("Sub", log, graph.add("ReduceMean", log, axes=[0], keepdims=1))
     turned = graph.add("Transpose", log, perm=[1, 0])
@@ -55,10 +58,20 @@ def _frames(graph: Graph, config: FrontEndConfig) -> str:
     return graph.add("Concat", *columns, axis=1)
 
 
-def _halves(graph: Graph, frames: str, config: FrontEndConfig) -> tuple[str, str]:
-    """Mean removal and pre-emphasis, then the even and odd part about the middle: (frames, window length / 2) each."""
+def _centred(graph: Graph, frames: str) -> str:
+    """Each frame without its mean."""
+    return graph.add("Sub", frames, graph.add("ReduceMean", frames, axes=[1], keepdims=1))
+
+
+def _energy(graph: Graph, centred: str, config: FrontEndConfig) -> str:
+    """Sum of squares of each frame: (frames, 1)."""
+    squares = graph.add("ReduceSumSquare", centred, axes=[1], keepdims=1)
+    return graph.add("Mul", squares, graph.constant(np.float32(config.input_scale**2)))
+
+
+def _halves(graph: Graph, centred: str, config: FrontEndConfig) -> tuple[str, str]:
+    """Pre-emphasis, then the even and odd part about the middle: (frames, window length / 2) each."""
     length, half = config.window_length, config.window_length // 2
-    centred = graph.add("Sub", frames, graph.add("ReduceMean", frames, axes=[1], keepdims=1))
     before = graph.add("Concat", _columns(graph, centred, 0, 1), _columns(graph, centred, 0, length - 1), axis=1)
     emphasis = graph.constant(np.float32(config.preemphasis))
     emphasised = graph.add("Sub", centred, graph.add("Mul", before, emphasis))

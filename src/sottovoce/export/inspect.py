@@ -9,12 +9,15 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError
 
+from sottovoce.audio.features import FrontEndConfig
 from sottovoce.bits.formats import Coded
 from sottovoce.errors import BadModel, SottoError
 from sottovoce.export import metadata as about
+from sottovoce.export.cost import Cost, costs
 from sottovoce.export.graph import Graph
 from sottovoce.export.weights import read
 
+SECONDS = 3.0  # of audio, for MACs and bit-operations
 KEPT = (
     "plan",
     "provenance",
@@ -40,11 +43,14 @@ def read_weights(path: str | Path) -> dict[str, Coded]:
 def describe(path: str | Path) -> dict[str, Any]:
     """What a file holds, as JSON-able values.
 
-    {layers [{name, shape, format, bits, bytes, levels}], bytes, packed_bytes, weights, front_end, plan, ...}; levels
-    are left out at 8 bits. `weights_match`: whether the decoded weights have the hash in the metadata. Raises BadModel.
+    {layers [{name, shape, format, bits, bytes, levels, macs, activation_bits, bit_operations}], float_layers, bytes,
+    packed_bytes, weights, macs, bit_operations, seconds, front_end, plan, ...}; levels are left out at 8 bits, and MACs
+    and bit-operations are those for `seconds` of audio. `weights_match`: whether the decoded weights have the hash in
+    the metadata. Raises BadModel.
     """
     model = _open(path)
     known, coded = about.read(model), _weights(model, path)
+    spent = _costs(model, coded, path)
     content = Path(path).read_bytes()
     packed = sum(entry.packed_bytes for entry in coded.values())
     return {
@@ -55,7 +61,15 @@ def describe(path: str | Path) -> dict[str, Any]:
         "packed_bytes": packed,
         "other_bytes": len(content) - packed,
         "weights": sum(entry.codes.size for entry in coded.values()),
-        "layers": [_layer(name, entry) for name, entry in coded.items()],
+        "seconds": SECONDS,
+        "macs": sum(cost.macs for cost in spent.values()),
+        "bit_operations": sum(cost.bit_operations for cost in spent.values()),
+        "layers": [{**_layer(name, entry), **_spent(spent[name])} for name, entry in coded.items()],
+        "float_layers": [
+            {"name": name, "shape": list(cost.shape), **_spent(cost)}
+            for name, cost in spent.items()
+            if name not in coded
+        ],
         "front_end": known.get("front_end"),
         **{name: known.get(name) for name in KEPT},
         "weights_match": about.weights_sha256(coded) == known.get("weights_sha256"),
@@ -71,6 +85,17 @@ def _layer(name: str, coded: Coded) -> dict[str, Any]:
         "bytes": coded.packed_bytes,
         "levels": coded.levels.tolist() if coded.bits < 8 else None,
     }
+
+
+def _spent(cost: Cost) -> dict[str, int]:
+    return {"macs": cost.macs, "activation_bits": cost.activation_bits, "bit_operations": cost.bit_operations}
+
+
+def _costs(model: onnx.ModelProto, coded: dict[str, Coded], path: str | Path) -> dict[str, Cost]:
+    try:
+        return costs(Graph.of(model), coded, FrontEndConfig(**about.read(model)["front_end"]), SECONDS)
+    except Exception as error:  # onnxruntime has no public base class for its errors
+        raise BadModel(f"{path}: cannot be run ({' '.join(str(error).split())[:200]}); get the file again") from None
 
 
 def _open(path: str | Path) -> onnx.ModelProto:

@@ -10,13 +10,14 @@ from typing import Any
 from torch import nn
 
 from sottovoce.errors import BadInput
-from sottovoce.networks import ecapa, resnet
+from sottovoce.networks import dfresnet, ecapa, resnet
 
 KINDS: dict[str, tuple[type, Callable[[Any], nn.Module]]] = {
     "ecapa": (ecapa.Config, ecapa.Encoder),
     "resnet": (resnet.Config, resnet.Encoder),
+    "dfresnet": (dfresnet.Config, dfresnet.Encoder),
 }
-PRESETS: dict[str, Any] = {**resnet.PRESETS, **ecapa.PRESETS}
+PRESETS: dict[str, Any] = {**resnet.PRESETS, **ecapa.PRESETS, **dfresnet.PRESETS}
 
 
 def build(kind: str, **settings: Any) -> nn.Module:
@@ -38,5 +39,9 @@ def build(kind: str, **settings: Any) -> nn.Module:
     for name in settings:
         if name not in names:
             raise BadInput(f"network {kind}: unknown setting {name!r}; known: {', '.join(names)}")
-    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
-    return KINDS[kind][1](replace(config, **settings))
+    return KINDS[kind][1](replace(config, **{name: _frozen(value) for name, value in settings.items()}))
+
+
+def _frozen(value: Any) -> Any:
+    """Lists, also inside lists, as tuples."""
+    return tuple(_frozen(entry) for entry in value) if isinstance(value, (list, tuple)) else value

@@ -12,14 +12,19 @@ from sottovoce.networks.layers import AttentivePool, SqueezeExcite
 
 @dataclass(frozen=True)
 class Config:
-    """Width of an ECAPA-TDNN; `context` = attention with global context (GLOB)."""
+    """Width of an ECAPA-TDNN and what sets its published variants apart."""
 
     width: int = 512
-    context: bool = True
+    context: bool = True  # the attention also sees mean and standard deviation of the recording (GLOB)
+    context_std: bool = True  # False: of the two only the mean
     mels: int = 80
     dim: int = 192
     aggregate: int = 1536  # channels before pooling
     scale: int = 8  # parts of a Res2 convolution
+    attention: int = 128  # channels inside the attention
+    attention_norm: bool = False  # ReLU and batch norm before its tanh
+    dense: bool = False  # a block reads the sum of all outputs before it, not the last
+    dim_norm: bool = False  # batch norm on the embedding
 
 
 class ConvReluNorm(nn.Module):
@@ -84,21 +89,34 @@ class Encoder(nn.Module):
         self.layer3 = SERes2Block(config.width, 3, config.scale)
         self.layer4 = SERes2Block(config.width, 4, config.scale)
         self.conv = nn.Conv1d(3 * config.width, config.aggregate, kernel_size=1)
-        self.pool = AttentivePool(config.aggregate, context=config.context)
+        context = int(config.context) + int(config.context and config.context_std)
+        self.pool = AttentivePool(config.aggregate, config.attention, context, config.attention_norm)
         self.bn = nn.BatchNorm1d(2 * config.aggregate)
         self.linear = nn.Linear(2 * config.aggregate, config.dim)
+        self.bn2 = nn.BatchNorm1d(config.dim) if config.dim_norm else nn.Identity()
 
     def forward(self, features: Tensor) -> Tensor:
-        first = self.layer1(features)
-        second = self.layer2(first)
-        third = self.layer3(second)
-        fourth = self.layer4(third)
-        x = torch.relu(self.conv(torch.cat([second, third, fourth], dim=1)))
-        return self.linear(self.bn(self.pool(x)))
+        read = self.layer1(features)
+        blocks: list[Tensor] = []
+        for layer in (self.layer2, self.layer3, self.layer4):
+            blocks.append(layer(read))
+            read = read + blocks[-1] if self.config.dense else blocks[-1]
+        x = torch.relu(self.conv(torch.cat(blocks, dim=1)))
+        return self.bn2(self.linear(self.bn(self.pool(x))))
+
+
+def _paper_a(width: int) -> Config:
+    """Hong 2024 (arXiv 2407.08991), after the reimplementation by Tao Ruijie: 15,444,544 parameters at width 1024."""
+    return Config(width, attention=256, attention_norm=True, dense=True, dim_norm=True)
+
+
+def _paper_c(width: int) -> Config:
+    """Li 2023 (arXiv 2210.17326): 64 mels. That the attention sees the mean is our reading of its parameter counts."""
+    return Config(width, context_std=False, mels=64)
 
 
 PRESETS: dict[str, Config] = {
-    "ecapa256": Config(256),
-    "ecapa512": Config(512),
-    "ecapa1024": Config(1024),
+    **{f"ecapa{width}": Config(width) for width in (256, 512, 1024)},
+    **{f"ecapa{width}-a": _paper_a(width) for width in (512, 1024)},
+    **{f"ecapa{width}-c": _paper_c(width) for width in (256, 512, 1024)},
 }

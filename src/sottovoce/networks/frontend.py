@@ -16,7 +16,7 @@ from sottovoce.errors import BadInput
 class FrontEnd(nn.Module):
     """Waveform → log-mel features.
 
-    wave: (batch, samples) in [-1, 1]   returns: (batch, mels, frames), natural logarithm, mean over time removed.
+    wave: (batch, samples) in [-1, 1]   returns: (batch, rows, frames), natural logarithm, mean over time removed.
     Raises BadInput when the wave is shorter than one window. Nothing in it is trained.
     """
 
@@ -35,5 +35,14 @@ class FrontEnd(nn.Module):
             spectrum = nn.functional.conv1d(wave.float()[:, None, :], self.kernel, stride=self.config.hop)
             real, imaginary = spectrum.chunk(2, dim=1)
             power = real * real + imaginary * imaginary
-            features = torch.log(torch.clamp(self.mel @ power, min=self.config.log_floor))
+            rows = self.mel @ power
+            if self.config.energy:
+                rows = torch.cat([self._energy(wave.float()), rows], dim=1)
+            features = torch.log(torch.clamp(rows, min=self.config.log_floor))
             return features - features.mean(dim=2, keepdim=True) if self.config.remove_mean else features
+
+    def _energy(self, wave: Tensor) -> Tensor:
+        """Sum of squares of each frame without its mean: (batch, 1, frames)."""
+        frames = wave.unfold(1, self.config.window_length, self.config.hop) * self.config.input_scale
+        centred = frames - frames.mean(dim=2, keepdim=True)
+        return (centred * centred).sum(dim=2).unsqueeze(1)

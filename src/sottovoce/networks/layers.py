@@ -25,36 +25,43 @@ class StatisticsPool(nn.Module):
 class AttentivePool(nn.Module):
     """Attentive statistics pooling (Okabe 2018; ECAPA-TDNN, section 3.1).
 
-    x: (batch, channels, frames)   returns: (batch, 2 · channels).
+    x: (batch, channels, frames), or (batch, channels, mel, frames), whose rows are then channels as well.
+    returns: (batch, 2 · channels).
 
-    With `context` the attention also sees mean and standard deviation of the whole recording. Names as in WeSpeaker.
+    context: what of the whole recording the attention sees beside each frame: 0 nothing, 1 its mean, 2 mean and
+    standard deviation.   norm: ReLU and batch norm before the tanh.   Names as in WeSpeaker.
     """
 
-    def __init__(self, channels: int, bottleneck: int = 128, context: bool = False) -> None:
+    def __init__(self, channels: int, bottleneck: int = 128, context: int = 0, norm: bool = False) -> None:
         super().__init__()
         self.context = context
-        self.linear1 = nn.Conv1d(channels * (3 if context else 1), bottleneck, kernel_size=1)
+        self.linear1 = nn.Conv1d(channels * (1 + context), bottleneck, kernel_size=1)
+        self.hidden = nn.Sequential(nn.ReLU(), nn.BatchNorm1d(bottleneck)) if norm else nn.Sequential()
         self.linear2 = nn.Conv1d(bottleneck, channels, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1, 2) if x.ndim == 4 else x
         seen = x
         if self.context:
-            mean, std = mean_and_std(x)
-            seen = torch.cat([x, mean.expand_as(x), std.expand_as(x)], dim=1)
-        weight = torch.softmax(self.linear2(torch.tanh(self.linear1(seen))), dim=2)
+            statistics = mean_and_std(x)[: self.context]
+            seen = torch.cat([x, *(one.expand_as(x) for one in statistics)], dim=1)
+        weight = torch.softmax(self.linear2(torch.tanh(self.hidden(self.linear1(seen)))), dim=2)
         mean = (weight * x).sum(dim=2)
         variance = (weight * x * x).sum(dim=2) - mean * mean
         return torch.cat([mean, torch.sqrt(variance.clamp(min=1e-7))], dim=1)
 
 
 class SqueezeExcite(nn.Module):
-    """Channel gains from the mean over time (SE): (batch, channels, frames) → same shape. Names as WeSpeaker's."""
+    """Channel gains from the mean over positions (SE): (batch, channels, ...) → same shape. Names as WeSpeaker's."""
 
-    def __init__(self, channels: int, bottleneck: int = 128) -> None:
+    def __init__(self, channels: int, bottleneck: int = 128, activation: type[nn.Module] = nn.ReLU) -> None:
         super().__init__()
         self.linear1 = nn.Linear(channels, bottleneck)
+        self.activation = activation()
         self.linear2 = nn.Linear(bottleneck, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        gain = torch.sigmoid(self.linear2(torch.relu(self.linear1(x.mean(dim=2)))))
-        return x * gain.unsqueeze(2)
+        gain = torch.sigmoid(self.linear2(self.activation(self.linear1(x.mean(dim=tuple(range(2, x.ndim)))))))
+        for _ in range(x.ndim - 2):
+            gain = gain.unsqueeze(-1)
+        return x * gain

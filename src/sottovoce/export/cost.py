@@ -1,0 +1,84 @@
+"""What a file costs to run: MACs and bit-operations of its layers, counted on the graph itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime
+from onnx import NodeProto, TensorProto
+
+from sottovoce.audio.features import FrontEndConfig
+from sottovoce.bits.formats import Coded
+from sottovoce.export.graph import Graph
+from sottovoce.export.weights import CODES
+
+FLOAT_BITS, ROUNDED_BITS = 32, 8
+WEIGHT = ".weight"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one layer: shape of its weight, MACs, and bits of the weights and activations that are multiplied."""
+
+    shape: tuple[int, ...]
+    macs: int
+    weight_bits: int
+    activation_bits: int
+
+    @property
+    def bit_operations(self) -> int:
+        """MACs × bits of weights × bits of activations (BOPs; 32 bits where a side is in float)."""
+        return self.macs * self.weight_bits * self.activation_bits
+
+
+def costs(graph: Graph, coded: Mapping[str, Coded], front_end: FrontEndConfig, seconds: float) -> dict[str, Cost]:
+    """Cost of every convolution and linear layer for `seconds` of audio, by layer name.
+
+    The sizes are those that onnxruntime computes when it runs the graph on so much silence. Biases, norms, pooling,
+    the decoding of weights and the front end are not counted. `graph` gets further nodes.
+    """
+    placed = {_layer(graph, node): node for node in graph.nodes if node.op_type in ("Conv", "Gemm")}
+    found: dict[str, Cost] = {}
+    for (layer, size), node in zip(_sizes(graph, placed, front_end, seconds).items(), placed.values(), strict=True):
+        entry = coded.get(layer)
+        shape = tuple(entry.shape if entry else graph.constants[layer + WEIGHT].shape)
+        macs = size * int(np.prod(shape[1:]))
+        found[layer] = Cost(shape, macs, entry.bits if entry else FLOAT_BITS, _activation_bits(graph, node))
+    return found
+
+
+def _layer(graph: Graph, node: NodeProto) -> str:
+    """The layer whose weight a node multiplies with, through whatever decodes it. Raises ValueError."""
+    makers = {name: maker for maker in graph.nodes for name in maker.output}
+    waiting = [node.input[1]]
+    while waiting:
+        name = waiting.pop()
+        for suffix in (CODES, WEIGHT):
+            if name in graph.constants and name.endswith(suffix):
+                return str(name.removesuffix(suffix))
+        waiting += makers[name].input if name in makers else []
+    raise ValueError(f"the weight {node.input[1]} of a {node.op_type} belongs to no layer")
+
+
+def _activation_bits(graph: Graph, node: NodeProto) -> int:
+    """8 where an engine can compute in integers: both factors come out of a DequantizeLinear."""
+    makers = [graph.producer(name) for name in node.input[:2]]
+    integers = node.op_type == "Conv" and all(m is not None and m.op_type == "DequantizeLinear" for m in makers)
+    return ROUNDED_BITS if integers else FLOAT_BITS
+
+
+def _sizes(graph: Graph, placed: Mapping[str, NodeProto], front_end: FrontEndConfig, seconds: float) -> dict[str, int]:
+    """Number of outputs of each layer's node, by running the graph."""
+    samples = round(seconds * front_end.rate)
+    ((name, shape),) = graph.inputs.items()
+    length = samples if len(shape) == 2 else front_end.frames(samples)
+    silence = np.zeros([1, *shape[1:-1], length], dtype=np.float32)
+    outputs = [graph.add("Cast", graph.add("Shape", node.output[0]), to=TensorProto.FLOAT) for node in placed.values()]
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    model = graph.model(extra_outputs=outputs).SerializeToString()
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    found = session.run(outputs, {name: silence})
+    return {layer: int(np.prod(axes)) for layer, axes in zip(placed, found, strict=True)}
