@@ -8,17 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sottovoce.bits.formats import FORMATS
-from sottovoce.bits.plan import FLOAT, GRANULARITIES, RULES, Plan, Spec, size_bytes
+from sottovoce.bits.plan import FLOAT, Plan, Spec, every_spec, mean_bits, plan_bytes, size_bytes, stored_bytes
 from sottovoce.errors import BadPlan
 
 SHAPES = {"conv1": (8, 1, 3, 3), "layer1.conv": (64, 8, 3, 3), "layer2.conv": (64, 64, 3, 3), "linear": (10, 64)}
 
-specs = st.sampled_from(list(FORMATS.values())).flatmap(
-    lambda entry: st.builds(
-        Spec, st.just(entry.name), st.sampled_from(GRANULARITIES), st.sampled_from(RULES[entry.family])
-    )
-)
+specs = st.sampled_from(every_spec())
 patterns = st.text(st.characters(exclude_categories=["Z", "C"], exclude_characters="=;#"), min_size=1, max_size=12)
 plans = st.lists(st.tuples(patterns, st.none() | specs), min_size=1, max_size=5).map(lambda items: Plan(tuple(items)))
 
@@ -71,6 +66,8 @@ def test_the_first_match_wins_and_order_is_that_of_the_network():
         ("*=kmeans4/chanel", "'chanel' is unknown; did you mean 'channel'?"),
         ("*=kmeans4/layer/clip3", "'clip3' is unknown for kmeans4"),
         ("*=kmeans4/layer/mse/x", "4 parts"),
+        ("*=uniform4/codebook", "families that have one: kmeans"),
+        ("*=binry", "did you mean 'binary'?"),
         ("*", "not of the form pattern=spec"),
         ("=kmeans4", "pattern ''"),
         ("a b=kmeans4", "pattern 'a b'"),
@@ -110,3 +107,37 @@ def test_size_counts_packed_codes_and_float_layers():
     plan = Plan.parse("a=kmeans3; b=uniform2; c=float")
     assert size_bytes(plan, shapes) == 6 + 9 + 16  # ⌈9/8⌉·3, ⌈35/4⌉, 4·4
     assert size_bytes(plan.resolve(shapes), shapes) == size_bytes(plan, shapes)
+
+
+def test_ends_of_a_standard_plan_are_explicit_entries():
+    plan = Plan.of_bits(2, SHAPES, spec="kmeans2/codebook", first="uniform8", last="float")
+    assert str(plan) == "conv1=uniform8/channel/mse; linear=float; *=kmeans2/codebook/mse"
+    assert str(Plan.of_bits(2, SHAPES, first="same")) == "*=kmeans2/channel/mse"
+    assert str(Plan.of_bits(2, {"only": (4, 4)}, last="float")) == "*=kmeans2/channel/mse"
+    with pytest.raises(BadPlan, match="has 4 bits, 2 were asked for"):
+        Plan.of_bits(2, SHAPES, spec="kmeans4")
+    with pytest.raises(BadPlan, match="did you mean 'uniform8'"):
+        Plan.of_bits(2, SHAPES, first="unifrm8")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("kmeans3/layer", 15 + 8 + 4),
+        ("kmeans3/channel", 15 + 8 + 20),
+        ("kmeans3/codebook", 15 + 40 + 20),
+        ("uniform2/channel", 9 + 4 + 20),
+        ("uniform8/channel", 35 + 20),
+        ("lsq8/layer", 35 + 4),
+        ("pot8/layer", 35 + 256 + 4),
+    ],
+)
+def test_stored_bytes_are_codes_levels_and_scales(text, size):
+    assert stored_bytes(Spec.parse(text), (5, 7)) == size
+
+
+def test_bytes_and_bits_of_a_plan_are_sums_over_its_layers():
+    shapes = {"a": (3, 3), "b": (5, 7)}
+    plan = Plan.parse("a=float; b=kmeans3/layer")
+    assert plan_bytes(plan, shapes) == 36 + 27
+    assert mean_bits(plan, shapes) == pytest.approx((9 * 32 + 35 * 3) / 44)

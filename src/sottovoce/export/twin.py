@@ -20,7 +20,8 @@ def plain(model: onnx.ModelProto) -> onnx.ModelProto:
     ends = look_ups(graph)
     for layer, coded in read(graph, known["layers"]).items():
         if ends[layer] != layer + CODES:
-            values = coded.levels.astype(graph.constants[f"{layer}.levels"].dtype)[coded.codes]
+            integer = all(node.op_type == "DequantizeLinear" for node in graph.consumers(ends[layer]))
+            values = coded.integers().astype(np.int8 if integer else np.float32)
             graph.redirect(ends[layer], graph.constant(np.ascontiguousarray(values), f"{layer}.weight"))
     graph.prune()
     twin = graph.model()

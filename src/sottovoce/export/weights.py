@@ -3,8 +3,10 @@
     packed (bytes,) uint8 → Cast int32 → Gather in look-up (256, 8 / bits) → Reshape → DequantizeLinear → Conv
 
 The look-up is itself made by a Gather: levels (2^bits,) at the digits of every byte value, a table that all layers of a
-width share. onnxruntime and OpenVINO fold all of it into a plain int8 weight. Where the operator stays in float the
-levels are float32 and a multiplication by the scale stands for DequantizeLinear, which onnxruntime would not fold.
+width share. With a codebook for each channel, levels (rows, 2^bits), the look-up gives the codes, and a Gather at
+code + row · 2^bits their levels (GatherElements would be shorter, but OpenVINO does not fold it). onnxruntime and
+OpenVINO fold all of it into a plain int8 weight. Where the operator stays in float, levels are cast to float32 and a
+multiplication by the scale stands for DequantizeLinear, which onnxruntime would not fold.
 Names in the file: <layer>.codes, .levels, .scale, .gain (of a folded batch norm), .bias.
 """
 
@@ -16,17 +18,16 @@ import numpy as np
 from onnx import TensorProto
 
 from sottovoce.bits.formats import FORMATS, Coded, pack, unpack
-from sottovoce.bits.plan import Spec
+from sottovoce.bits.plan import Spec, is_plain
 from sottovoce.export.graph import Array, Graph
 
-INT8_LEVELS = tuple(range(-127, 128))
 CODES = ".codes"
 CHAIN = ("Cast", "Gather", "Reshape", "Slice", "Concat", "Add")  # operators of a look-up
 
 
 def quantized_weight(graph: Graph, layer: str, coded: Coded, gain: Array | None) -> tuple[str, str]:
     """Write a weight for an integer convolution; returns the names of its dequantized tensor and of its scale."""
-    values = _lookup(graph, layer, coded, np.int8)
+    values = _lookup(graph, layer, coded, TensorProto.INT8)
     scale = graph.constant(_rows(coded.scale, 1), f"{layer}.scale")
     if gain is not None:
         scale = graph.add("Mul", scale, graph.constant(gain.astype(np.float32), f"{layer}.gain"))
@@ -36,9 +37,8 @@ def quantized_weight(graph: Graph, layer: str, coded: Coded, gain: Array | None)
 def float_weight(graph: Graph, layer: str, coded: Coded, gain: Array | None) -> str:
     """Write a weight for an operator that stays in float; returns the name of the decoded tensor."""
     axes = len(coded.shape)
-    weight = graph.add(
-        "Mul", _lookup(graph, layer, coded, np.float32), graph.constant(_rows(coded.scale, axes), f"{layer}.scale")
-    )
+    values = _lookup(graph, layer, coded, TensorProto.FLOAT)
+    weight = graph.add("Mul", values, graph.constant(_rows(coded.scale, axes), f"{layer}.scale"))
     if gain is None:
         return weight
     return graph.add("Mul", weight, graph.constant(_rows(gain, axes), f"{layer}.gain"))
@@ -49,16 +49,33 @@ def _rows(scale: Array, axes: int) -> Array:
     return scale.reshape(()) if scale.size == 1 else scale.reshape(-1, *[1] * (axes - 1))
 
 
-def _lookup(graph: Graph, layer: str, coded: Coded, dtype: type) -> str:
-    """Levels at the codes, in the weight's shape."""
+def _lookup(graph: Graph, layer: str, coded: Coded, kind: int) -> str:
+    """Levels at the codes, in the weight's shape, as int8 or float32."""
     bits = coded.bits
-    if bits == 8 and dtype is np.int8 and FORMATS[coded.spec.format].levels == INT8_LEVELS:
-        return graph.constant(coded.levels[coded.codes], layer + CODES)
-    levels = np.pad(coded.levels, (0, 2**bits - len(coded.levels)), mode="edge")
-    table = graph.constant(levels.astype(dtype), f"{layer}.levels")
+    if is_plain(coded.spec):
+        return _as(graph, graph.constant(coded.integers(), layer + CODES), kind)
+    axes = ((0, 0),) * (coded.levels.ndim - 1)
+    levels = np.pad(coded.levels, (*axes, (0, 2**bits - coded.levels.shape[-1])), mode="edge")
+    stored = _as(graph, graph.constant(levels, f"{layer}.levels"), kind)
     packed = graph.constant(pack(coded.codes, bits), layer + CODES)
-    flat = _decode_triples(graph, table, packed) if bits == 3 else _decode_bytes(graph, table, packed, bits)
-    return graph.add("Reshape", _first(graph, flat, coded.codes.size, bits), graph.constant(np.array(coded.shape)))
+    places = graph.constant(np.arange(2**bits, dtype=np.int32), f"places{bits}") if levels.ndim == 2 else stored
+    decoded = _decode_triples(graph, places, packed) if bits == 3 else _decode_bytes(graph, places, packed, bits)
+    decoded = _first(graph, decoded, coded.codes.size, bits)
+    if levels.ndim == 2:
+        codes = graph.add("Reshape", decoded, graph.constant(np.array([len(levels), -1])))
+        flat = graph.add("Reshape", stored, graph.constant(np.array([-1])))
+        decoded = graph.add("Gather", flat, graph.add("Add", codes, _row_starts(graph, *levels.shape)))
+    return graph.add("Reshape", decoded, graph.constant(np.array(coded.shape)))
+
+
+def _row_starts(graph: Graph, rows: int, size: int) -> str:
+    """Where each row of a flattened (rows, size) begins: int32 (rows, 1), computed so that it takes no bytes."""
+    ends = [graph.constant(np.array(number, dtype=np.int32)) for number in (0, rows * size, size)]
+    return graph.add("Reshape", graph.add("Range", *ends), graph.constant(np.array([-1, 1])))
+
+
+def _as(graph: Graph, integers: str, kind: int) -> str:
+    return integers if kind == TensorProto.INT8 else graph.add("Cast", integers, to=kind)
 
 
 def _decode_bytes(graph: Graph, table: str, packed: str, bits: int) -> str:
@@ -129,13 +146,10 @@ def read(graph: Graph, specs: Mapping[str, str]) -> dict[str, Coded]:
 def _coded(graph: Graph, layer: str, spec: Spec, end: str) -> Coded:
     form, stored = FORMATS[spec.format], graph.constants[layer + CODES]
     scale = graph.constants[f"{layer}.scale"].reshape(-1)
-    if end == layer + CODES:
-        return Coded(spec, stored.shape, (stored.astype(np.int16) + 127).astype(np.uint8), _int8(INT8_LEVELS), scale)
+    if stored.dtype == np.int8:
+        levels = np.array(form.levels, dtype=np.int8)
+        return Coded(spec, stored.shape, (stored.astype(np.int16) - levels[0]).astype(np.uint8), levels, scale)
     reshape = graph.producer(end)
     shape = tuple(int(length) for length in graph.constants[reshape.input[1]]) if reshape is not None else ()
     codes = unpack(stored, form.bits, int(np.prod(shape))).reshape(shape)
-    return Coded(spec, shape, codes, _int8(graph.constants[f"{layer}.levels"][: form.size]), scale)
-
-
-def _int8(levels: Array | tuple[int, ...]) -> Array:
-    return np.asarray(levels).astype(np.int8)
+    return Coded(spec, shape, codes, graph.constants[f"{layer}.levels"][..., : form.size].astype(np.int8), scale)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from sottovoce.quant.attach import attach, coded, detach, quantizable, refresh, scales
+from sottovoce.quant.attach import attach, attached, codebooks, coded, detach, hold, quantizable, refresh, scales
+from sottovoce.quant.change import change
+from sottovoce.quant.damping import damping_loss
 from sottovoce.quant.gains import clamp_gains, positive_gains
 
 __all__ = [
     "attach",
+    "attached",
+    "change",
     "clamp_gains",
+    "codebooks",
     "coded",
+    "damping_loss",
     "detach",
+    "hold",
     "positive_gains",
     "quantizable",
     "refresh",

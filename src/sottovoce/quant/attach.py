@@ -50,14 +50,34 @@ def coded(network: nn.Module) -> dict[str, Coded]:
 
 
 def scales(network: nn.Module) -> list[nn.Parameter]:
-    """The learnable gains of the scales: around 1 (uniform: the clip), to be trained without weight decay."""
-    return [quantized.gain for _, _, quantized in _attached(network)]
+    """The learnable gains of the scales, around 1 (uniform: the clip); without weight decay, like `codebooks`."""
+    return [quantized.gain for _, _, quantized in _attached(network) if quantized.gain.requires_grad]
+
+
+def codebooks(network: nn.Module) -> list[nn.Parameter]:
+    """What else quantizers learn, around 0: shifts of codebooks (1 is the outermost level), thresholds (in units)."""
+    found = [(quantized.shift, quantized.threshold) for _, _, quantized in _attached(network)]
+    return [parameter for both in found for parameter in both if isinstance(parameter, nn.Parameter)]
 
 
 def refresh(network: nn.Module) -> None:
     """Move the codebooks towards the present weights; call it at the end of an epoch."""
     for _, layer, quantized in _attached(network):
         quantized.refresh(stored(layer))
+
+
+def hold(network: nn.Module, held: bool = True) -> None:
+    """Keep the codes that the present weights have, until the next call; False: assign them in every pass, as at first.
+
+    Held codes are part of the state: hold a fresh network before it loads such a state.
+    """
+    for _, layer, quantized in _attached(network):
+        quantized.hold(stored(layer), held)
+
+
+def attached(network: nn.Module) -> dict[str, Quantized]:
+    """Layer name → its parametrization, for every layer that a plan is attached to."""
+    return {name: quantized for name, _, quantized in _attached(network)}
 
 
 def stored(layer: nn.Module) -> torch.Tensor:
