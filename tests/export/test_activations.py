@@ -1,10 +1,13 @@
 """Which tensors are rounded, and which stay in float."""
 
+import numpy as np
 import pytest
 
-from sottovoce.export.activations import find_region
+from sottovoce.export.activations import find_region, round_tensors
 from sottovoce.export.graph import Graph
 from sottovoce.export.trace import fold_norms, trace
+
+BOUND = np.float32([[0.36], [-0.53]])
 
 
 def folded(encoder):
@@ -13,7 +16,7 @@ def folded(encoder):
     return graph, {name for name in graph.constants if name.endswith(".weight")}
 
 
-@pytest.mark.parametrize("name", ["resnet", "ecapa"])
+@pytest.mark.parametrize("name", ["resnet", "ecapa", "dfresnet"])
 def test_every_convolution_reads_and_writes_rounded_tensors(name, network):
     graph, weights = folded(network(name))
     region = find_region(graph, weights)
@@ -24,7 +27,7 @@ def test_every_convolution_reads_and_writes_rounded_tensors(name, network):
         assert (after[0].output[0] if after else conv.output[0]) in rounded
 
 
-@pytest.mark.parametrize("name", ["resnet", "ecapa"])
+@pytest.mark.parametrize("name", ["resnet", "ecapa", "dfresnet"])
 def test_pooling_and_gates_stay_in_float(name, network):
     graph, weights = folded(network(name))
     rounded = {tensor for group in find_region(graph, weights).groups for tensor in group}
@@ -32,14 +35,14 @@ def test_pooling_and_gates_stay_in_float(name, network):
     assert not [node.op_type for node in graph.nodes if node.op_type in kept and rounded.intersection(node.output)]
 
 
-def test_parts_of_a_split_and_of_a_concat_share_a_grid(network):
+def test_parts_of_a_split_share_a_grid_and_those_of_a_concat_have_their_own(network):
     graph, weights = folded(network("ecapa"))
     groups = find_region(graph, weights).groups
     for node in graph.nodes:
         if node.op_type == "Split":
             assert sum(node.input[0] in group and set(node.output) <= set(group) for group in groups) == 1
         if node.op_type == "Concat" and any(reader.op_type == "Conv" for reader in graph.consumers(node.output[0])):
-            assert sum({*node.input, *node.output} <= set(group) for group in groups) == 1
+            assert len({i for name in node.input for i, group in enumerate(groups) if name in group}) == len(node.input)
 
 
 def test_layers_without_codes_are_left_alone(network):
@@ -54,3 +57,39 @@ def test_an_addition_with_a_float_side_stays_in_float():
     graph.add("Add", "y", "x", output="integer")
     rounded = [tensor for group in find_region(graph, {"w"}).groups for tensor in group]
     assert sorted(rounded) == ["integer", "x", "y"]
+
+
+def test_attentive_pooling_of_maps_reads_the_grid_of_the_maps(network):
+    graph = trace(network("resnet of paper-c"), 64)
+    fold_norms(graph)
+    groups = find_region(graph, {name for name in graph.constants if name.endswith(".weight")}).groups
+    (reshape,) = (
+        node
+        for node in graph.nodes
+        if node.op_type == "Reshape" and any(reader.op_type == "Conv" for reader in graph.consumers(node.output[0]))
+    )
+    assert sum({reshape.input[0], reshape.output[0]} <= set(group) for group in groups) == 1
+
+
+def test_the_tensors_that_the_embedding_is_pooled_from_are_the_last(network):
+    graph, weights = folded(network("ecapa"))
+    region = find_region(graph, weights)
+    assert {name for place in region.last for name in region.groups[place]} == {
+        "/Relu_output_0",
+        "/pool/linear2/Conv_output_0",
+    }
+
+
+def test_what_a_max_bounds_takes_the_grid_of_its_output_and_settled_bounds_lie_on_it():
+    graph = Graph()
+    graph.constants = {"w": np.zeros((2, 1, 1), np.float32), "b": np.float32([0.35, -0.52]), "low": BOUND}
+    graph.add("Conv", "x", "w", "b", output="y")
+    graph.add("Max", "y", "low", output="z")
+    region = find_region(graph, {"w"})
+    assert region.groups == [["x"], ["z"]]
+    scales = round_tensors(graph, region, [(np.float32(1), np.uint8(0)), (np.float32(0.1), np.uint8(10))], settled=True)
+    (top,) = (node for node in graph.nodes if node.op_type == "Max")
+    (conv,) = (node for node in graph.nodes if node.op_type == "Conv")
+    assert graph.constants[scales[top.input[0]]] == np.float32(0.1)
+    np.testing.assert_allclose(graph.constants[top.input[1]], [[0.4], [-0.5]], rtol=1e-6)
+    np.testing.assert_allclose(graph.constants[conv.input[2]], [0.35 + 0.04, -0.52 + 0.03], rtol=1e-6)

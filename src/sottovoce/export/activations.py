@@ -3,8 +3,8 @@
 Every tensor that an integer operator reads or writes gets one QuantizeLinear → DequantizeLinear pair; engines fuse the
 pairs with the operators between them.
 
-Convolutions with coded weights, additions of two such tensors, and what only moves values (Split, Concat) become
-integer operators; all else (pooling, softmax, gates, matrix products after pooling) stays in float.
+Convolutions with coded weights, additions of two such tensors, and what only moves values (Split, Concat, Reshape)
+become integer operators; all else (pooling, softmax, gates, matrix products after pooling) stays in float.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import NodeProto
 
-from sottovoce.export.graph import Graph
+from sottovoce.export.graph import Array, Graph
 
 
 @dataclass(frozen=True)
 class Region:
-    """What is to be rounded: groups of tensors that share one grid, and the ReLU nodes that the rounding replaces."""
+    """What is to be rounded."""
 
-    groups: list[list[str]]
-    relus: list[NodeProto]
+    groups: list[list[str]]  # tensors that share one grid
+    relus: list[NodeProto]  # which the rounding replaces
+    floors: list[NodeProto]  # Max with a constant, behind a convolution: what it reads takes the grid of its output
+    last: set[int]  # places in `groups` of those that the embedding is computed from with no rounding in between
 
 
 def find_region(graph: Graph, coded: set[str]) -> Region:
@@ -31,22 +33,46 @@ def find_region(graph: Graph, coded: set[str]) -> Region:
     links: dict[str, str] = {}
     for conv in convs:
         _enter(links, conv.input[0])
-        _enter(links, _after_relu(graph, conv.output[0]))
+        _enter(links, _bounded(graph, conv.output[0]))
     while _grow(graph, links):
         pass
     groups: dict[str, list[str]] = {}
     for tensor in links:
         groups.setdefault(_root(links, tensor), []).append(tensor)
-    producers = (graph.producer(tensor) for tensor in links)
-    return Region(list(groups.values()), [node for node in producers if node is not None and node.op_type == "Relu"])
+    last = _last(graph, set(links))
+    makers = [node for tensor in links if (node := graph.producer(tensor)) is not None]
+    written = {conv.output[0] for conv in convs}
+    return Region(
+        list(groups.values()),
+        [node for node in makers if node.op_type == "Relu"],
+        [node for node in makers if node.op_type == "Max" and node.input[0] in written],
+        {index for index, group in enumerate(groups.values()) if last.intersection(group)},
+    )
 
 
-def _after_relu(graph: Graph, tensor: str) -> str:
-    """The tensor itself, or the output of the ReLU that is its only reader."""
+def _last(graph: Graph, rounded: set[str]) -> set[str]:
+    """The rounded tensors from which a way leads to an output past no other."""
+    found: set[str] = set()
+    waiting, known = list(graph.outputs), set(graph.outputs)
+    while waiting:
+        tensor = waiting.pop()
+        maker = graph.producer(tensor)
+        if tensor in rounded:
+            found.add(tensor)
+        elif maker is not None:
+            waiting += set(maker.input) - known
+            known |= set(maker.input)
+    return found
+
+
+def _bounded(graph: Graph, tensor: str) -> str:
+    """The tensor itself, or the output of its only reader where that is a ReLU or a Max with a constant."""
     readers = graph.consumers(tensor)
-    if len(readers) == 1 and readers[0].op_type == "Relu":
-        return str(readers[0].output[0])
-    return tensor
+    if len(readers) != 1:
+        return tensor
+    (reader,) = readers
+    bounds = reader.op_type == "Relu" or (reader.op_type == "Max" and reader.input[1] in graph.constants)
+    return str(reader.output[0]) if bounds else tensor
 
 
 def _enter(links: dict[str, str], tensor: str) -> bool:
@@ -75,33 +101,63 @@ def _grow(graph: Graph, links: dict[str, str]) -> bool:
     """One round of carrying integer tensors through operators that can compute on them; True when something was new."""
     changed = False
     for node in graph.nodes:
-        moved = _moved(node)
-        if moved and any(name in links for name in node.output):
-            changed |= _join(links, [*moved, *node.output])
+        if node.op_type in ("Split", "Reshape") and any(name in links for name in node.output):
+            changed |= _join(links, [node.input[0], *node.output])
+        elif node.op_type == "Concat" and node.output[0] in links:
+            for name in node.input:  # each on its own grid: one for all would be that of the loudest
+                changed |= _enter(links, name)
         elif node.op_type == "Add" and all(name in links for name in node.input):
-            changed |= _enter(links, _after_relu(graph, node.output[0]))
+            changed |= _enter(links, _bounded(graph, node.output[0]))
     return changed
 
 
-def _moved(node: NodeProto) -> list[str]:
-    """The inputs whose values a node only moves about."""
-    if node.op_type == "Concat":
-        return list(node.input)
-    return [node.input[0]] if node.op_type == "Split" else []
+def round_tensors(
+    graph: Graph, region: Region, grids: list[tuple[np.float32, np.uint8]], settled: bool = False
+) -> dict[str, str]:
+    """Insert the pairs; returns the name of the scale behind every rounded tensor's dequantized name.
 
-
-def round_tensors(graph: Graph, region: Region, grids: list[tuple[np.float32, np.uint8]]) -> dict[str, str]:
-    """Insert the pairs; returns the name of the scale behind every rounded tensor's dequantized name."""
+    settled: whether the bounds of `region.floors` are moved onto the grid, which moves means: see `mean_shifts`.
+    """
     scales: dict[str, str] = {}
     for group, (scale, zero) in zip(region.groups, grids, strict=True):
         step, origin = graph.constant(np.float32(scale)), graph.constant(np.uint8(zero))
+        for floor in [node for node in region.floors if node.output[0] in group]:
+            if settled:
+                _settle(graph, floor, scale, zero)
+            scales[_round(graph, floor.input[0], step, origin)] = step
         for tensor in group:
-            rounded = graph.fresh()
-            graph.redirect(tensor, rounded)
-            graph.add("QuantizeLinear", tensor, step, origin, output=f"{rounded}q")
-            graph.add("DequantizeLinear", f"{rounded}q", step, origin, output=rounded)
-            scales[rounded] = step
+            scales[_round(graph, tensor, step, origin)] = step
     for relu in region.relus:
         graph.remove(relu)
         graph.redirect(relu.output[0], relu.input[0])
     return scales
+
+
+def _settle(graph: Graph, floor: NodeProto, scale: np.float32, zero: np.uint8) -> None:
+    """Move a Max and what it bounds by less than a step, to where the bound lies on the grid.
+
+    Every value moves alike, which the layers behind can undo. Else only those at the bound would move, and how many
+    they are is another number in each recording.
+    """
+    bound, layer = graph.constants[floor.input[1]], graph.producer(floor.input[0])
+    assert layer is not None
+    codes = np.clip(np.rint(bound / scale) + np.float32(zero), 0, 255)
+    settled = ((codes - np.float32(zero)) * scale).astype(np.float32)
+    floor.input[1] = graph.constant(settled)
+    add_to_bias(graph, layer, (settled - bound).reshape(-1))
+
+
+def add_to_bias(graph: Graph, layer: NodeProto, values: Array) -> None:
+    """Add (rows,) to the bias of a convolution or matrix product; one without a bias gets it."""
+    bias = graph.constants[layer.input[2]] if len(layer.input) > 2 else np.float32(0)
+    named = f"{layer.input[1].removesuffix('.weight')}.bias"
+    layer.input[:] = [*layer.input[:2], graph.constant((bias + values).astype(np.float32), named)]
+
+
+def _round(graph: Graph, tensor: str, step: str, origin: str) -> str:
+    """Let all readers of a tensor read it rounded; returns the name of that."""
+    rounded = graph.fresh()
+    graph.redirect(tensor, rounded)
+    graph.add("QuantizeLinear", tensor, step, origin, output=f"{rounded}q")
+    graph.add("DequantizeLinear", f"{rounded}q", step, origin, output=rounded)
+    return rounded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,12 +21,17 @@ from sottovoce.export import metadata as about
 from sottovoce.export.activations import find_region, round_tensors
 from sottovoce.export.frontend import add_front_end
 from sottovoce.export.graph import Array, Graph
-from sottovoce.export.ranges import observe, uint8_range
+from sottovoce.export.norms import fold_norms_behind_relu
+from sottovoce.export.ranges import RULES, minmax_range, observe
+from sottovoce.export.shifts import mean_shifts, remove_shifts
 from sottovoce.export.trace import EMBEDDING, FEATURES, fold_norms, trace
 from sottovoce.export.weights import float_weight, quantized_weight
 
 LEAST_NORM = 1e-12
 LARGEST_BIAS = 2.0**30  # of an integer convolution: half of int32 is left to its sums
+CENTRED_ON = 64  # recordings: a mean needs fewer than a range
+
+Wave = NDArray[np.float32]
 
 
 def build(
@@ -36,36 +42,39 @@ def build(
     *,
     metadata: Mapping[str, Any],
     activations: str = "uint8",
+    ranges: str = "mse",
+    centred: bool = True,
     front_end_inside: bool = True,
 ) -> onnx.ModelProto:
     """Build the deployed model: wave (1, samples) float32 → embedding (1, dim) of unit length.
 
     encoder: in evaluation mode, with decoded weights in place.   coded: weights by layer name; other layers stay float.
     waves: recordings, (samples,) at the model's rate, on which activation ranges are observed (unused for
-    activations="float").   front_end_inside=False: features (1, mels, frames) in.   metadata: JSON-able entries beside
+    activations="float").   ranges: "mse" (least squared error) or "minmax" (all that was observed).
+    centred: whether biases take back by how much rounding activations moves the mean of each layer's output.
+    front_end_inside=False: features (1, rows, frames) in.   metadata: JSON-able entries beside
     those that every file has.   Raises BadInput.
     """
     if activations not in ("uint8", "float"):
         raise BadInput(f"export: activations {activations!r} are unknown; known: uint8, float")
-    graph = trace(encoder, front_end.mels)
+    if ranges not in RULES:
+        raise BadInput(f"export: the range rule {ranges!r} is unknown; known: {', '.join(RULES)}")
+    graph = trace(encoder, front_end.rows)
     gains = fold_norms(graph)
+    fold_norms_behind_relu(graph, gains)
     _check_weights(graph, coded)
     _normalise(graph)
     weights = {f"{layer}.weight": layer for layer in coded}
     add_front_end(graph, front_end, FEATURES)
-    if activations == "uint8" and coded:
-        region = find_region(graph, set(weights))
-        grids = [uint8_range(histogram) for histogram in observe(graph, region.groups, waves)]
-        scales = round_tensors(graph, region, grids)
-    else:
-        scales = {}
+    inside = activations == "uint8" and bool(coded)
+    scales = _round(graph, set(weights), list(waves), ranges, centred) if inside else {}
     for node in list(graph.nodes):
         for index, name in enumerate(node.input):
             if name in weights:
                 layer = weights[name]
                 _code(graph, node, index, layer, coded[layer], gains.get(name), scales.get(node.input[0]))
     if not front_end_inside:
-        graph.inputs = {FEATURES: [1, front_end.mels, "frames"]}
+        graph.inputs = {FEATURES: [1, front_end.rows, "frames"]}
         graph.nodes = [node for node in graph.nodes if FEATURES not in node.output]
     graph.prune()
     graph.shorten()
@@ -103,6 +112,20 @@ def _normalise(graph: Graph) -> None:
         node.output[:] = [raw if name == EMBEDDING else name for name in node.output]
     length = graph.add("ReduceL2", raw, axes=[1], keepdims=1)
     graph.add("Div", raw, graph.add("Max", length, graph.constant(np.float32(LEAST_NORM))), output=EMBEDDING)
+
+
+def _round(graph: Graph, weights: set[str], waves: list[Wave], ranges: str, centred: bool) -> dict[str, str]:
+    """Round activations around the weights named; returns what `round_tensors` does.
+
+    What pooling reads keeps its whole range: its roundings average out over the recording, a clip does not.
+    """
+    region, plain = find_region(graph, weights), copy.deepcopy(graph)
+    seen = observe(graph, region.groups, waves)
+    grids = [minmax_range(h) if index in region.last else RULES[ranges](h) for index, h in enumerate(seen)]
+    scales = round_tensors(graph, region, grids, settled=centred)
+    if centred:
+        remove_shifts(graph, mean_shifts(plain, graph, waves[:CENTRED_ON]))
+    return scales
 
 
 def _code(

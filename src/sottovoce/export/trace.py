@@ -17,15 +17,15 @@ from sottovoce.export.graph import OPSET, Graph
 FEATURES, EMBEDDING = "features", "embedding"
 
 
-def trace(encoder: nn.Module, mels: int) -> Graph:
-    """The encoder as a graph, features (1, mels, frames) → embedding (1, dim), constants under their torch names."""
+def trace(encoder: nn.Module, rows: int) -> Graph:
+    """The encoder as a graph, features (1, rows, frames) → embedding (1, dim), constants under their torch names."""
     frames = max(64, int(getattr(encoder, "min_frames", 1)))
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             encoder,
-            (torch.zeros(1, mels, frames),),
+            (torch.zeros(1, rows, frames),),
             buffer,
             dynamo=False,  # the tracer of TorchScript keeps parameter names and needs no further package
             opset_version=OPSET,
@@ -36,7 +36,7 @@ def trace(encoder: nn.Module, mels: int) -> Graph:
             dynamic_axes={FEATURES: {2: "frames"}},
         )
     graph = Graph.of(onnx.load_model_from_string(buffer.getvalue()))
-    graph.inputs = {FEATURES: [1, mels, "frames"]}
+    graph.inputs = {FEATURES: [1, rows, "frames"]}
     simplify(graph)
     return graph
 
