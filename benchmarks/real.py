@@ -11,36 +11,11 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
-import numpy as np
 
 from sottovoce.lab.bench import machine, versions
-from sottovoce.lab.evaluate import embed_names, evaluate_many, readable
-from sottovoce.runtime.engine import load
-
-
-def measured(name: str, path: Path, lists: list[Path], root: Path, draws: int) -> dict[str, Any]:
-    """One file on all lists."""
-    model = load(path)
-    found = evaluate_many(model, lists, root, draws=draws)
-    provenance = model.metadata.get("provenance", {})
-    return {
-        "name": name,
-        "file": path.name,
-        "bytes": path.stat().st_size,
-        "plan": model.metadata.get("plan"),
-        "recipe_sha256": provenance.get("recipe_sha256"),
-        **found,
-    }
-
-
-def drift(first: Path, other: Path, lists: list[Path], root: Path) -> float:
-    """Mean cosine between the embeddings of two files over all recordings."""
-    names = list(dict.fromkeys(name for path in lists for name in readable(path).utterances))
-    one, two = (embed_names(load(path), names, root, quiet=True)[0] for path in (first, other))
-    return float(np.mean([float(one[name] @ two[name]) for name in one]))
+from sottovoce.lab.compare import compare
 
 
 @click.command()
@@ -52,12 +27,11 @@ def main(files: tuple[str, ...], root: Path, out: Path, draws: int) -> None:
     """Measure FILES, each NAME=PATH, on every list under ROOT/trials and write OUT."""
     pairs = [(name, Path(path)) for name, _, path in (file.partition("=") for file in files)]
     lists = sorted((root / "trials").glob("*.txt"))
-    models = [measured(name, path, lists, root, draws) for name, path in pairs]
-    for model, (_, path) in zip(models, pairs, strict=True):
-        model["relative_eer"] = model["mean_eer"] / models[0]["mean_eer"] - 1
-        model["cosine_to_first"] = drift(pairs[0][1], path, lists, root)
-        change = f"{100 * model['relative_eer']:+.1f} %"
-        print(f"{model['name']:8s} mean EER {100 * model['mean_eer']:.2f} % ({change})", file=sys.stderr)
+    models = compare(dict(pairs), lists, root, draws=draws)["models"]
+    for model in models:
+        low, high = (100 * edge for edge in model["relative_eer_interval"])
+        change = f"{100 * model['relative_eer']:+.1f} %, {low:+.1f} to {high:+.1f}"
+        print(f"{model['name']:20s} mean EER {100 * model['mean_eer']:.2f} % ({change})", file=sys.stderr)
     result = {
         "what": "EER and minDCF of each file on recorded speech; nearly all target pairs come from one session",
         "command": "python benchmarks/real.py --root FOLDER --out results/real.json " + " ".join(files),

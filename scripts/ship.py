@@ -1,11 +1,11 @@
-"""From finished runs to what the repository ships: the float checkpoint, the 4-bit model with its operating point.
+"""From the float checkpoint to what the repository ships: the 4-bit model with its operating point, and measured files.
 
-    python scripts/ship.py --speech FOLDER --runs runs
+    python scripts/ship.py --speech FOLDER [--runs runs]
 
-runs/float, runs/4bit and runs/2bit were trained by the recipes of recipes/real; FOLDER holds train.tsv and
-trials/*.txt. Writes models/ (the float checkpoint, the classifier it was trained with, from which quantized training
-goes on, and the 2-bit file), src/sottovoce/models/shipped.onnx, and models/out/*.onnx, which benchmarks/real.py
-measures.
+FOLDER holds train.tsv and trials/*.txt. All files are made by `sotto compress` with its defaults: no labels, no
+training. Only the 2-bit file in models/ is trained (recipes/real/ecapa256-2bit.toml); it is made anew when runs/2bit is
+there, and the float checkpoint and its classifier when runs/float is. Writes src/sottovoce/models/shipped.onnx, models/
+and models/out/*.onnx, which benchmarks/real.py measures.
 """
 
 from __future__ import annotations
@@ -42,24 +42,26 @@ def say(report: dict[str, Any]) -> None:
 
 @click.command()
 @click.option("--speech", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--runs", default="runs", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--runs", default="runs", type=click.Path(file_okay=False, path_type=Path))
 def main(speech: Path, runs: Path) -> None:
     """Make every file that ships or is measured."""
-    out = ROOT / "models" / "out"
+    models = ROOT / "models"
+    out, floating, trained = models / "out", models / "ecapa256.safetensors", models / "ecapa256-2bit.onnx"
     shipped = ROOT / "src" / "sottovoce" / "models" / "shipped.onnx"
     for folder in (out, shipped.parent):
         folder.mkdir(parents=True, exist_ok=True)
     data, lists = speech / "train.tsv", sorted((speech / "trials").glob("*.txt"))
-    floating = described(runs / "float", ROOT / "models" / "ecapa256.safetensors")
+    if (runs / "float" / "model.safetensors").exists():
+        described(runs / "float", floating)
+        (models / HEAD).write_bytes((runs / "float" / HEAD).read_bytes())
     say(export(floating, out=out / "float.onnx"))
-    say(compress(floating, bits=8, data=data, out=out / "8bit.onnx"))
-    for bits in (4, 2):
-        say(compress(floating, bits=bits, data=data, out=out / f"{bits}bit-untrained.onnx"))
-        trained = described(runs / f"{bits}bit", out / f"{bits}bit.safetensors")
-        say(compress(trained, data=data, out=out / f"{bits}bit.onnx", trials=lists, audio=speech))
+    say(compress(floating, bits=4, data=data, out=out / "4bit.onnx", trials=lists, audio=speech))
     shipped.write_bytes((out / "4bit.onnx").read_bytes())
-    for source, kept in ((out / "2bit.onnx", "ecapa256-2bit.onnx"), (runs / "float" / HEAD, HEAD)):
-        (ROOT / "models" / kept).write_bytes(source.read_bytes())
+    for bits in (8, 3, 2):
+        say(compress(floating, bits=bits, data=data, out=out / f"{bits}bit.onnx"))
+    if (runs / "2bit" / "model.safetensors").exists():
+        checkpoint = described(runs / "2bit", out / "2bit.safetensors")
+        say(compress(checkpoint, data=data, out=trained, trials=lists, audio=speech))
 
 
 if __name__ == "__main__":

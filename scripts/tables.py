@@ -42,6 +42,12 @@ def with_interval(one: Results) -> str:
     return f"{percent(one['eer'])} ({100 * low:.2f} to {100 * high:.2f})"
 
 
+def change(model: Results) -> str:
+    """EER against the first file's in per cent of it, with the 95 % interval of the difference where it is known."""
+    relative, bounds = 100 * model["relative_eer"], model.get("relative_eer_interval")
+    return f"{relative:+.1f} %" + (f" ({100 * bounds[0]:+.1f} to {100 * bounds[1]:+.1f})" if bounds else "")
+
+
 def fill(text: str, where: str, tables: Mapping[str, Callable[[], str]]) -> str:
     """The text with every table made anew. Raises SystemExit for a table that nobody makes."""
 
@@ -90,7 +96,7 @@ def real() -> str:
             f"{model['bytes']:,}",
             f"{first['bytes'] / model['bytes']:.1f}",
             percent(model["mean_eer"]),
-            f"{100 * (model['mean_eer'] / first['mean_eer'] - 1):+.1f} %",
+            change(model) if model is not first else "",
             f"{mean(one['min_dcf']['0.01'] for one in model['lists']):.3f}",
         ]
         for model in models
@@ -104,6 +110,31 @@ def real_lists() -> str:
     heads = ["list", *(model["name"] for model in models)]
     by_list = zip(*(model["lists"] for model in models), strict=True)
     return markdown(heads, [[Path(ones[0]["list"]).stem, *map(with_interval, ones)] for ones in by_list])
+
+
+def quantizers() -> str:
+    """Mean EER of every method at every width, against the same float network."""
+    models = results("quantizers")["models"]
+    return _grid_of([model for model in models[1:] if model["seed"] == models[1]["seed"]], models[0])
+
+
+def _grid_of(cells: Sequence[Results], first: Results) -> str:
+    """Methods by widths; the float network's own rate in the heading."""
+    widths = sorted({cell["bits"] for cell in cells}, reverse=True)
+    found = {(cell["method"], cell["bits"]): cell for cell in cells}
+    rows = [
+        [
+            method,
+            *(
+                f"{percent(found[method, bits]['mean_eer'])}, {change(found[method, bits])}"
+                if (method, bits) in found
+                else ""
+                for bits in widths
+            ),
+        ]
+        for method in dict.fromkeys(cell["method"] for cell in cells)
+    ]
+    return markdown([f"float: {percent(first['mean_eer'])}", *(f"{bits} bits" for bits in widths)], rows)
 
 
 def file_contract() -> str:
@@ -155,6 +186,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "baseline": baseline,
     "file-contract": file_contract,
     "frontend": frontend,
+    "quantizers": quantizers,
     "real": real,
     "real-lists": real_lists,
 }

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sottovoce.lab.augment import Augmenter, add, direct_first, level, reverberate, simulate_room
+from sottovoce.lab.augment import Augmenter, add, direct_first, level, masked, reverberate, simulate_room
 from sottovoce.lab.recipe import Augment
 
 
@@ -95,3 +95,26 @@ def test_speed_moves_a_tone(speed: float) -> None:
     wave = np.sin(2 * np.pi * 1000 * np.arange(20000) / 16000).astype(np.float32)
     spectrum = np.abs(np.fft.rfft(augmenter.speed(wave, speed, 16000) * np.hanning(16000)))
     assert int(np.argmax(spectrum)) == pytest.approx(1000 * speed, abs=2)
+
+
+def test_masks_hide_at_most_one_stretch_of_frames_and_one_of_channels() -> None:
+    recipe = Augment(mask_probability=0.6, mask_frames=10, mask_channels=8)
+    hidden = masked(recipe, (4000, 81, 40), np.random.default_rng(0))
+    frames, channels = hidden.all(axis=1), hidden.all(axis=2)  # hidden in every channel, hidden in every frame
+    assert np.array_equal(hidden, frames[:, None, :] | channels[:, :, None])
+    for stretches, most in ((frames, 10), (channels, 8)):
+        assert set(stretches.sum(axis=1)) == set(range(most + 1))
+        begins = np.diff(np.pad(stretches, ((0, 0), (1, 0))).astype(int), axis=1) == 1
+        assert begins.sum(axis=1).max() == 1
+        assert stretches[:, 0].any()
+        assert stretches[:, -1].any()
+    untouched = 0.4 + 0.6 / (11 * 9)
+    assert np.mean(~hidden.any(axis=(1, 2))) == pytest.approx(untouched, abs=0.03)
+    assert not masked(Augment(), (8, 5, 5), np.random.default_rng(0)).any()
+
+
+def test_babble_of_recordings_without_labels() -> None:
+    talkers = corpus(["", ""])
+    augmenter = Augmenter(Augment(probability=1.0, simulated_rooms=0), talkers, None, None)
+    wave = np.zeros(1000, np.float32) + 0.1
+    assert not np.array_equal(augmenter(wave, np.random.default_rng(0)), wave)

@@ -5,20 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from sottovoce import networks, quant
+from sottovoce.audio.features import preset
 from sottovoce.audio.talker import talker
 from sottovoce.bits.plan import Plan
 from sottovoce.errors import BadInput, BadList, BadPlan
 from sottovoce.export import read_weights
-from sottovoce.lab import checkpoint
-from sottovoce.lab.compress import compress, export, reestimate_norms
+from sottovoce.lab import checkpoint, posttraining
+from sottovoce.lab import compress as compression
+from sottovoce.lab.compress import compress, export
 from sottovoce.networks.frontend import FrontEnd
 from sottovoce.runtime.engine import load
 
-NETWORK = {"kind": "resnet", "blocks": [1, 1], "width": 8, "dim": 16}
+NETWORK = {"kind": "resnet", "blocks": [1, 1], "width": 4, "dim": 16}
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +53,29 @@ def test_float_export_is_the_network(float_file: Path, tmp_path: Path) -> None:
     assert np.abs(load(tmp_path / "f.onnx").embed(wave) - embedding(float_file, wave)).max() < 1e-4
 
 
-def test_eight_bits_stay_close(float_file: Path, corpus: Path, tmp_path: Path) -> None:
+def test_eight_bits_stay_close(quick: None, float_file: Path, corpus: Path, tmp_path: Path) -> None:
     report = compress(float_file, bits=8, data=corpus, out=tmp_path / "m8.onnx")
     assert report["cosine_to_checkpoint"]["least"] > 0.99
     assert report["bytes"] == (tmp_path / "m8.onnx").stat().st_size
+    told = load(tmp_path / "m8.onnx").metadata["provenance"]["ranges_observed_on"]
+    assert told == f"{report['recordings']} recordings, one in 5 under stress too"
+
+
+def test_one_recording_in_five_is_observed_under_stress_too() -> None:
+    waves = [talker(4.0, seed=seed) for seed in range(15)]
+    seen = compression.observable(waves)
+    assert len(seen) == 18
+    assert all(np.array_equal(short, wave[: 3 * 16000]) for short, wave in zip(seen[:15], waves, strict=True))
+    silenced, telephone, clipped = seen[15:]
+    assert (silenced == 0).mean() > 0.3
+    spectrum = np.abs(np.fft.rfft(telephone)) ** 2
+    assert spectrum[len(spectrum) * 11 // 20 :].sum() < 1e-4 * spectrum.sum()
+    assert np.abs(clipped).max() == pytest.approx(0.2 * np.abs(waves[10][: 3 * 16000]).max())
 
 
 @pytest.mark.parametrize("bits", [4, 2])
 def test_the_file_holds_the_quantized_weights(float_file: Path, corpus: Path, tmp_path: Path, bits: int) -> None:
-    compress(float_file, bits=bits, data=corpus / "train.tsv", out=tmp_path / "m.onnx")
+    compress(float_file, bits=bits, data=corpus / "train.tsv", out=tmp_path / "m.onnx", method="nearest")
     network = checkpoint.load(float_file).network
     quant.positive_gains(network, torch.randn(2, 80, 64))
     quant.attach(network, Plan.of_bits(bits, quant.quantizable(network)))
@@ -86,7 +103,7 @@ def test_a_checkpoint_trained_with_a_plan_ships_its_own_weights(float_file: Path
         compress(tmp_path / "q.safetensors", bits=4, out=tmp_path / "x.onnx")
 
 
-def test_an_operating_point_is_stored(float_file: Path, corpus: Path, tmp_path: Path) -> None:
+def test_an_operating_point_is_stored(quick: None, float_file: Path, corpus: Path, tmp_path: Path) -> None:
     lines = [
         f"{int(a // 4 == b // 4)} speech/s{a // 4}/{a % 4}.wav speech/s{b // 4}/{b % 4}.wav"
         for a in range(24)
@@ -100,24 +117,83 @@ def test_an_operating_point_is_stored(float_file: Path, corpus: Path, tmp_path: 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "trials.txt"]
 
 
-def test_norms_are_those_of_the_data(float_file: Path) -> None:
-    network = checkpoint.load(float_file).network
-    before = network.bn1.running_mean.clone()
-    front_end = FrontEnd().config
-    reestimate_norms(network, front_end, [talker(2.5, seed=i) for i in range(4)], batches=2)
-    assert not torch.equal(network.bn1.running_mean, before)
-    assert not network.training
-    assert network.bn1.momentum == 0.1
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few crops and steps: the tests look at what is done, not at how far it gets."""
+    monkeypatch.setattr(posttraining, "CROPS", (12, 12))
+    monkeypatch.setattr(posttraining, "STEPS", (2, 2))
+    monkeypatch.setattr(posttraining, "CROP_S", 0.5)
+    monkeypatch.setattr(posttraining, "HELD_S", 0.5)
+
+
+@pytest.mark.parametrize("plan", ["*=kmeans2", "conv1=uniform8; *=kmeans3/codebook"])
+def test_stages_lower_the_drift_and_are_what_is_shipped(
+    quick: None, float_file: Path, corpus: Path, tmp_path: Path, plan: str
+) -> None:
+    report = compress(float_file, plan=plan, data=corpus, out=tmp_path / "m.onnx")
+    names = [stage["name"] for stage in report["stages"]]
+    assert names == ["nearest", "round", "follow"]
+    drift = [stage["drift"] for stage in report["stages"] if stage["kept"]]
+    assert drift == sorted(drift, reverse=True)
+    assert report["stages"][1]["kept"]
+    assert drift[1] < 0.7 * drift[0]
+    # the file, with 8-bit activations, on the same recordings at full length
+    assert 1 - report["cosine_to_checkpoint"]["mean"] < 2 * drift[-1] + 0.01
+    assert report["cosine_to_checkpoint"]["recordings"] == 6
+    stored = onnx.load(tmp_path / "m.onnx").graph.initializer
+    parts = {f"{name}.{part}" for name in read_weights(tmp_path / "m.onnx") for part in ("codes", "levels", "scale")}
+    assert report["plan_bytes"] > report["packed_bytes"]
+    assert report["plan_bytes"] == sum(own_bytes(one) for one in stored if one.name in parts)
+
+
+def own_bytes(tensor: onnx.TensorProto) -> int:
+    return onnx.numpy_helper.to_array(tensor).nbytes
+
+
+def test_a_stage_that_does_not_help_is_dropped(
+    quick: None, float_file: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(network: torch.nn.Module, *_: object) -> None:
+        network.bn1.running_mean += 5.0
+
+    monkeypatch.setitem(posttraining.STAGES, "round", spoil)
+    report = compress(float_file, bits=2, data=corpus, out=tmp_path / "a.onnx", method="round")
+    assert [stage["kept"] for stage in report["stages"]] == [True, False]
+    compress(float_file, bits=2, data=corpus, out=tmp_path / "b.onnx", method="nearest")
+    wave = talker(2.0, seed=5)
+    assert np.array_equal(load(tmp_path / "a.onnx").embed(wave), load(tmp_path / "b.onnx").embed(wave))
+
+
+def test_the_same_seed_gives_the_same_weights(quick: None, float_file: Path) -> None:
+    waves = [talker(0.6, seed=index) for index in range(12)]
+
+    def improved(seed: int) -> dict[str, np.ndarray]:
+        network, teacher = checkpoint.load(float_file).network, checkpoint.load(float_file).network
+        quant.attach(network, Plan.parse("*=kmeans2"))
+        told: list[posttraining.Stage] = []
+        assert posttraining.improve(network, teacher, preset("wespeaker"), waves, seed=seed, each=told.append) == told
+        return {name: coded.decode() for name, coded in quant.coded(network).items()}
+
+    first, same, other = improved(3), improved(3), improved(4)
+    assert all(np.array_equal(weight, same[name]) for name, weight in first.items())
+    assert not all(np.array_equal(weight, other[name]) for name, weight in first.items())
+
+
+def test_too_few_recordings_are_not_worked_on(float_file: Path, corpus: Path, tmp_path: Path, capfd) -> None:
+    report = compress(float_file, bits=2, data=corpus / "speech" / "s0", out=tmp_path / "m.onnx")
+    assert [stage["name"] for stage in report["stages"]] == ["nearest"]
+    assert "too few" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("request_", "error", "told"),
     [
-        ({"bits": 5}, BadPlan, ""),
+        ({"bits": 5}, BadPlan, "nearest width is 4"),
         ({"plan": "layer9.*=kmeans4; *=kmeans4"}, BadPlan, "layer9"),
         ({}, BadInput, "one of the two"),
         ({"bits": 4, "plan": "*=kmeans4"}, BadInput, "one of the two"),
         ({"bits": 4, "trials": ["t.txt"]}, BadInput, "go together"),
+        ({"bits": 4, "method": "folow"}, BadInput, "did you mean 'follow'"),
         ({"bits": 4, "data": "/nowhere"}, BadList, "no such folder"),
     ],
 )

@@ -191,3 +191,20 @@ def test_a_recording_that_the_model_cannot_stand_is_one_failure(corpus: Path) ->
 def test_no_usable_file_gives_an_empty_table(tmp_path: Path) -> None:
     kept, embeddings, errors = embed_files(Levels(), [tmp_path / "none.wav"], quiet=True)
     assert (kept, embeddings.shape, len(errors)) == ([], (0, 2), 1)
+
+
+def test_models_of_several_recordings_are_averaged(tmp_path: Path) -> None:
+    """CN-Celeb: eval/ is the root, the recordings of a model lie in data/ beside it."""
+    for name, angle in {"s1/a.wav": 0.0, "s1/b.wav": 0.4, "s2/a.wav": 0.8, "s2/b.wav": 1.0}.items():
+        record(tmp_path / "data" / name, angle)
+    for name, angle in {"s1": 0.25, "s2": 0.7}.items():
+        record(tmp_path / "eval" / "test" / f"{name}-x.wav", angle)
+    (tmp_path / "enroll.map").write_text("s1-enroll s1/a.wav s1/b.wav\ns2-enroll s2/a.wav s2/b.wav s2/none.wav\n")
+    trials = tmp_path / "trials.lst"
+    trials.write_text("".join(f"{m}-enroll test/{t}-x.wav {int(m == t)}\n" for m in ("s1", "s2") for t in ("s1", "s2")))
+    result = evaluate(Levels(), trials, tmp_path / "eval", draws=0, quiet=True, enrolments=tmp_path / "enroll.map")
+    scores = np.cos([0.2 - 0.25, 0.2 - 0.7, 0.9 - 0.25, 0.9 - 0.7])
+    assert result["eer"] == pytest.approx(eer(scores, np.array([1, 0, 0, 1]))[0])
+    assert result["eer_threshold"] == pytest.approx(eer(scores, np.array([1, 0, 0, 1]))[1], abs=1e-6)
+    assert (result["trials"], result["excluded"]) == (4, [])
+    assert "enroll.map" in result["enrolment"]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sottovoce.errors import BadList
-from sottovoce.lab import lists
+from sottovoce.lab import trials as trials_module
 from sottovoce.lab.lists import Trials, Utterance, locate, read_manifest, read_trials, speakers_of
 
 
@@ -108,7 +108,7 @@ def test_what_is_not_a_trial_list(tmp_path: Path, text: str, what: str) -> None:
 
 
 def test_line_numbers_count_through_the_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lists, "_CHUNK", 10)
+    monkeypatch.setattr(trials_module, "_CHUNK", 10)
     with pytest.raises(BadList, match="line 9:"):
         read_trials(write(tmp_path, "1 a b\n0 a c\n" * 4 + "1 a\n"))
 
@@ -138,7 +138,7 @@ def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, drawn
     text = "\n".join(line.format(l=y, a=a, b=b, w=["nontarget", "target"][y]) for y, a, b in drawn)
     path = write(tmp_path_factory.getbasetemp(), text, "drawn")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lists, "_CHUNK", chunk)
+        patch.setattr(trials_module, "_CHUNK", chunk)
         trials = read_trials(path)
     assert [(int(y), a, b) for y, a, b in zip(trials.labels, trials.enrol, trials.test, strict=True)] == drawn
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sottovoce.lab.losses import MarginSoftmax, margin_at, teacher_loss
+from sottovoce.lab.losses import MarginSoftmax, cosine_distance, margin_at, squared_distance
 
 
 def test_margin_softmax_equals_the_formula() -> None:
@@ -46,5 +46,22 @@ def test_margin_schedule() -> None:
 
 def test_teacher_loss_sees_direction_only() -> None:
     x = torch.randn(4, 8)
-    assert float(teacher_loss(x, 3 * x)) == pytest.approx(0.0, abs=1e-6)
-    assert float(teacher_loss(x, -x)) == pytest.approx(2.0, abs=1e-6)
+    assert float(cosine_distance(x, 3 * x)) == pytest.approx(0.0, abs=1e-6)
+    assert float(cosine_distance(x, -x)) == pytest.approx(2.0, abs=1e-6)
+
+
+def test_the_l2_distance_sees_size_too() -> None:
+    x = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
+    assert float(squared_distance(x, 2 * x)) == pytest.approx(25 / 4)
+
+
+def test_additive_margin_equals_the_formula() -> None:
+    torch.manual_seed(2)
+    head, x, labels = MarginSoftmax(8, 5, scale=16.0, kind="am"), torch.randn(6, 8), torch.tensor([0, 1, 2, 3, 4, 0])
+    cosines = torch.nn.functional.normalize(x) @ torch.nn.functional.normalize(head.weight).T
+    total = 0.0
+    for row, label in zip(cosines.tolist(), labels.tolist(), strict=True):
+        others = sum(math.exp(16.0 * v) for k, v in enumerate(row) if k != label)
+        true = math.exp(16.0 * (row[label] - 0.3))
+        total -= math.log(true / (true + others))
+    assert float(head(x, labels, 0.3)[0].detach()) == pytest.approx(total / 6, rel=1e-5)

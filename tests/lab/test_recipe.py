@@ -1,5 +1,7 @@
 """Recipes: what is read, what is refused."""
 
+import json
+
 import pytest
 
 from sottovoce.errors import BadRecipe
@@ -33,13 +35,39 @@ def test_same_content_same_hash_other_content_another() -> None:
         ({"network": {"kind": "resnet"}}, "'data' is missing"),
         ({**SMALL, "quant": {"bits": 4}}, "start"),
         ({**SMALL, "quant": {"bits": 4, "plan": "*=kmeans4", "start": "x"}}, "keep one"),
-        ({**SMALL, "optim": {"name": "lamb"}}, "adamw or sgd"),
+        ({**SMALL, "optim": {"name": "adamv"}}, "mean 'adam'"),
+        ({**SMALL, "optim": {"schedule": "step"}}, "mean 'steps'"),
+        ({**SMALL, "optim": {"schedule": "steps"}}, "needs drops"),
+        ({**SMALL, "optim": {"drops": [20]}}, 'schedule = "steps"'),
+        ({**SMALL, "optim": {"schedule": "steps", "drops": [30]}}, "between 1 and 29"),
+        ({**SMALL, "optim": {"schedule": "steps", "drops": ["20"]}}, "expected int"),
+        ({**SMALL, "optim": {"schedule": "exponential", "final_rate": 0.0}}, "above 0"),
+        ({**SMALL, "optim": {"average": 1.0}}, "average"),
+        ({**SMALL, "optim": {"scale_momentum": 0}}, "expected bool"),
+        ({**SMALL, "quant": {"order": "lowest"}}, "mean 'lowest-first'"),
+        ({**SMALL, "quant": {"through": [3, 4], "bits": 2, "start": "x"}}, "wide to narrow"),
+        ({**SMALL, "quant": {"through": [4]}}, "give bits or plan"),
+        ({**SMALL, "quant": {"through": [4], "order": "lowest-first", "bits": 2, "start": "x"}}, "order and through"),
+        ({**SMALL, "loss": {"kind": "an"}}, "did you mean"),
+        ({**SMALL, "loss": {"weight": 0}}, "name a teacher"),
+        ({**SMALL, "augment": {"noise_snr": [1.0]}}, "expected 2 numbers"),
+        ({**SMALL, "augment": {"mask_probability": 2.0}}, "mask_probability"),
+        ({**SMALL, "data": {"manifest": "m", "keep_epochs": -1}}, "keep_epochs"),
         ({**SMALL, "loss": 3}, "expected a table"),
     ],
 )
 def test_refuses(content: dict, told: str) -> None:
     with pytest.raises(BadRecipe, match=told):
         make_recipe(content)
+
+
+def test_the_recipe_of_an_older_version_is_the_same() -> None:
+    recipe = make_recipe(SMALL)
+    older = json.loads(recipe.text())
+    del older["data"]["keep_epochs"]
+    assert recipe.same(json.dumps(older))
+    assert not recipe.same(json.dumps({**older, "seed": 1}))
+    assert not recipe.same(json.dumps({**older, "unknown": 1}))
 
 
 def test_refuses_what_is_not_toml(tmp_path) -> None:

@@ -75,6 +75,14 @@ def test_same_seed_same_weights(corpus: Path, float_run: Path, tmp_path: Path) -
         assert torch.equal(tensor, tensors(float_run)[name]), name
 
 
+def test_lines_of_a_run_that_died_before_it_saved_are_dropped(corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "early"
+    run.mkdir()
+    (run / "log.jsonl").write_text('{"step": 0, "loss": 1.0}\n{"step": 1, "lo')
+    train(corpus / "recipe.toml", run, corpus)
+    assert len(losses(run)) == 9
+
+
 def test_killed_in_mid_epoch_it_resumes_to_the_same_weights(corpus: Path, float_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "killed"
     command = [sys.executable, "-c", START, str(corpus / "recipe.toml"), str(run), str(corpus), "0.3"]
@@ -137,6 +145,16 @@ def test_a_start_of_another_network_is_refused(corpus: Path, float_run: Path, tm
     (corpus / "wide.toml").write_text(f'{text}[quant]\nstart = "{float_run}/model.safetensors"\nbits = 4\n')
     with pytest.raises(BadCheckpoint, match="the recipe asks"):
         train(corpus / "wide.toml", tmp_path / "run", corpus)
+
+
+@pytest.mark.parametrize(
+    ("network", "front_end"), [("mels = 64", "wespeaker"), ("mels = 80", "paper-c"), ("", "kiwano")]
+)
+def test_a_network_for_other_features_is_refused(corpus: Path, tmp_path: Path, network: str, front_end: str) -> None:
+    text = (corpus / "recipe.toml").read_text().replace("width = 4", f"width = 4\n{network}")
+    (corpus / "rows.toml").write_text(f'front_end = "{front_end}"\n{text}')
+    with pytest.raises(BadRecipe, match=r"front_end '.*' makes \d+; set mels = \d+"):
+        train(corpus / "rows.toml", tmp_path / "run", tmp_path / "no data here")
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(corpus: Path, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ class Augmenter:
         return wave[:length] if len(wave) >= length else np.resize(wave, length)
 
     def __call__(self, wave: Wave, rng: np.random.Generator, avoid: str = "") -> Wave:
-        """wave: (samples,)   avoid: the speaker, kept out of babble   returns: the same length."""
+        """wave: (samples,)   avoid: the speaker, kept out of babble; "" = unknown   returns: the same length."""
         if rng.random() >= self.recipe.probability:
             return wave
         kind = self.kinds[int(rng.integers(len(self.kinds)))]
@@ -65,7 +65,7 @@ class Augmenter:
         total, wanted = np.zeros(length, np.float32), int(rng.integers(low, high + 1))
         for _ in range(20 * wanted):
             index = int(rng.integers(len(self.talkers)))
-            if self.talkers.speakers[index] == avoid:
+            if avoid and self.talkers.speakers[index] == avoid:
                 continue
             piece = self.talkers.random_piece(index, length, rng)
             total += piece / max(1e-4, level(piece))
@@ -73,6 +73,29 @@ class Augmenter:
             if not wanted:
                 break
         return total
+
+
+def masked(recipe: Augment, shape: tuple[int, int, int], rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Which features SpecAugment (arXiv 1904.08779) hides: one stretch of frames and one of channels in a crop.
+
+    shape: (batch, channels, frames)   returns: the same shape, true where hidden. Widths are drawn from 0 to the
+    recipe's most, so a mask may hide nothing; a crop is masked with the recipe's probability.
+    """
+    batch, channels, frames = shape
+    used = rng.random(batch) < recipe.mask_probability
+    in_time = _stretches(frames, recipe.mask_frames, batch, rng)
+    in_channel = _stretches(channels, recipe.mask_channels, batch, rng)
+    hidden: NDArray[np.bool_] = (in_time[:, None, :] | in_channel[:, :, None]) & used[:, None, None]
+    return hidden
+
+
+def _stretches(size: int, most: int, batch: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """One stretch of 0 to `most` places among `size` for each row: (batch, size)."""
+    width = rng.integers(0, min(most, size) + 1, batch)
+    start = rng.integers(0, size - width + 1)[:, None]
+    at = np.arange(size)
+    inside: NDArray[np.bool_] = (at >= start) & (at < start + width[:, None])
+    return inside
 
 
 def level(wave: Wave) -> float:

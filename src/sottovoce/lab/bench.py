@@ -171,7 +171,7 @@ def _session(model: onnx.ModelProto, threads: int) -> tuple[Peer, int]:
 def _openvino(path: Path, threads: int) -> tuple[Peer, int] | None:
     try:
         return load(path, engine="openvino", threads=threads).embed, path.stat().st_size
-    except MissingExtra:
+    except (MissingExtra, BadInput):  # not installed, or wrong on this processor
         return None
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+import soxr
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -22,10 +25,11 @@ from sottovoce.audio.features import FrontEndConfig, preset
 from sottovoce.audio.talker import talker
 from sottovoce.audio.wav import read
 from sottovoce.bits.formats import FORMATS, Coded
-from sottovoce.bits.plan import Plan
+from sottovoce.bits.plan import Plan, plan_bytes
 from sottovoce.errors import BadAudio, BadInput, BadList
 from sottovoce.export import metadata as metadata_of
 from sottovoce.lab import checkpoint as checkpoints
+from sottovoce.lab import posttraining
 from sottovoce.lab.evaluate import evaluate_many
 from sottovoce.lab.lists import read_manifest
 from sottovoce.networks.frontend import FrontEnd
@@ -33,9 +37,10 @@ from sottovoce.runtime.engine import Model
 from sottovoce.runtime.engine import load as load_model
 
 RATE = 16000
-LONGEST_S = 6.0  # of a recording that ranges are observed on
-BATCH = 16  # crops in a batch that batch norm is re-estimated on
-CROP_S = 2.0
+LONGEST_S = 6.0  # of a recording
+OBSERVED_S = 3.0  # of a recording, for activation ranges
+STRESSED = 5  # of so many recordings one is observed a second time under stress
+JUDGED = 32  # held-out recordings that the file is compared with its checkpoint on
 
 Wave = NDArray[np.float32]
 
@@ -51,38 +56,47 @@ def compress(
     audio: str | Path | None = None,
     utterances: int = 200,
     seed: int = 0,
+    method: str = posttraining.DEFAULT,
 ) -> dict[str, Any]:
     """Quantize a checkpoint and write one .onnx; returns a report.
 
     bits or plan (text): the formats; neither for a checkpoint that was trained with a plan.   data: folder or manifest
-    of unlabelled recordings for activation ranges and, below 8 bits, batch-norm statistics; without it a synthetic
-    signal is used and a warning given.   trials, audio: trial lists and their root; the mean of their EER thresholds is
-    stored in the file as operating point `balanced`.   Raises BadPlan, BadCheckpoint, BadList before any work; the file
-    appears only whole.
+    of unlabelled recordings for activation ranges and for `method`, a name of posttraining.METHODS: what brings a float
+    checkpoint's quantized weights nearer to it; without data a synthetic signal is used, weights are rounded to the
+    nearest level, and a warning given.   trials, audio: trial lists and their root; the mean of their EER thresholds is
+    stored in the file as operating point `balanced`.   Raises BadPlan, BadCheckpoint, BadList, BadInput before any
+    work; the file appears only whole.
     """
     began = time.monotonic()
+    posttraining.check_method(method)
     _check_places(out, trials, audio)
     loaded = checkpoints.load(checkpoint)
     network, front_end = loaded.network, preset(loaded.about["front_end"])
     chosen = _plan(loaded, bits, plan)
-    waves = _waves(data, utterances, seed, front_end.samples(int(network.min_frames)))  # type: ignore[arg-type]
-    before = _embed_all(network, front_end, waves[:32])
+    waves = read_waves(data, utterances, seed, front_end.samples(int(network.min_frames)))  # type: ignore[arg-type]
+    apart = posttraining.held_out(waves)[:JUDGED]
+    before = _embed_all(network, front_end, apart)
     trained = bool(loaded.plan)
+    stages: list[posttraining.Stage] = []
     if not trained:
-        quant.positive_gains(network, torch.randn(2, front_end.mels, 64))
+        quant.positive_gains(network, torch.randn(2, front_end.rows, 64))
+        teacher = copy.deepcopy(network)
         quant.attach(network, chosen)
-        if data is not None and len(waves) >= BATCH and any(c.bits < 8 for c in quant.coded(network).values()):
-            reestimate_norms(network, front_end, waves, seed)
-    coded = quant.coded(network)
+        if data is not None:
+            stages = posttraining.improve(network, teacher, front_end, waves, method=method, seed=seed)
+    coded, shapes = quant.coded(network), quant.quantizable(network)
     quant.detach(network)
     report = _write(network.eval(), front_end, coded, waves, loaded, Path(out), str(chosen), trials, audio, data)
-    after = _embed_all(load_model(out), front_end, waves[:32])
+    after = _embed_all(load_model(out), front_end, apart)
     cosine = np.sum(before * after, axis=1)
     return {
         **report,
         "checkpoint": str(checkpoint),
         "plan": str(chosen),
+        "plan_bytes": plan_bytes(chosen, shapes),
         "trained_with_plan": trained,
+        "method": method if stages else None,
+        "stages": [asdict(stage) for stage in stages],
         "observed_on": str(data) if data is not None else "synthetic signal",
         "recordings": len(waves),
         "cosine_to_checkpoint": {"mean": float(cosine.mean()), "least": float(cosine.min()), "recordings": len(cosine)},
@@ -104,7 +118,7 @@ def export(
     front_end = preset(loaded.about["front_end"])
     if loaded.plan:
         quant.detach(loaded.network)
-    quant.positive_gains(loaded.network, torch.randn(2, front_end.mels, 64))
+    quant.positive_gains(loaded.network, torch.randn(2, front_end.rows, 64))
     proto = writer.build(
         loaded.network.eval(),
         front_end,
@@ -116,34 +130,6 @@ def export(
     )
     writer.save(proto, out)
     return {"model": str(out), "bytes": Path(out).stat().st_size, "plan": "float", "features_in": features_in}
-
-
-def reestimate_norms(
-    network: nn.Module, front_end: FrontEndConfig, waves: Sequence[Wave], seed: int = 0, batches: int = 40
-) -> None:
-    """Replace batch-norm statistics by averages over unlabelled crops, seen through the quantized weights.
-
-    Practice known as batch-norm re-estimation (Nagel 2022, arXiv 2203.11086, section 4.1); weights do not change.
-    """
-    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    kept = [m.momentum for m in norms]
-    features, rng = FrontEnd(front_end), np.random.default_rng([seed, 3])
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain average over the batches
-        norm.train()
-    with torch.no_grad(), click.progressbar(range(batches), label="batch norm", file=sys.stderr) as bar:
-        for _ in bar:
-            network(features(torch.from_numpy(np.stack([_crop(waves, rng) for _ in range(BATCH)]))))
-    for norm, momentum in zip(norms, kept, strict=True):
-        norm.momentum = momentum
-        norm.eval()
-
-
-def _crop(waves: Sequence[Wave], rng: np.random.Generator) -> Wave:
-    wave, length = waves[int(rng.integers(len(waves)))], int(CROP_S * RATE)
-    start = int(rng.integers(max(1, len(wave) - length + 1)))
-    return np.resize(wave[start : start + length], length)
 
 
 def _check_places(out: str | Path, trials: Sequence[str | Path], audio: str | Path | None) -> None:
@@ -178,10 +164,14 @@ def _widths(plan: Plan, loaded: checkpoints.Checkpoint) -> set[int]:
     return {FORMATS[spec.format].bits for spec in specs if spec is not None}
 
 
-def _waves(data: str | Path | None, utterances: int, seed: int, min_samples: int) -> list[Wave]:
+def read_waves(data: str | Path | None, utterances: int, seed: int, min_samples: int) -> list[Wave]:
     """Recordings that ranges are observed on, drawn by seed; unusable ones are reported and passed over."""
     if data is None:
-        print("warning: no --data: activation ranges come from a synthetic signal; give recordings", file=sys.stderr)
+        print(
+            "warning: no --data: activation ranges come from a synthetic signal, "
+            "and weights are rounded to the nearest level; give recordings",
+            file=sys.stderr,
+        )
         return [talker(3.0, seed=index) for index in range(16)]
     paths = recordings(data)
     order = np.random.default_rng([seed, 2]).permutation(len(paths))
@@ -197,6 +187,34 @@ def _waves(data: str | Path | None, utterances: int, seed: int, min_samples: int
     if not waves:
         raise BadList(f"{data}: none of its {len(paths)} recordings can be used")
     return waves
+
+
+def observable(waves: Sequence[Wave]) -> list[Wave]:
+    """The starts of recordings, and of one in five a second version that is harder on ranges.
+
+    Extremes are rare in any 200 recordings and ruin those that have them. So ranges also see, in turn: digital silence
+    in the middle, a telephone's band, and clipping at a fifth of the peak.
+    """
+    short = [wave[: int(OBSERVED_S * RATE)] for wave in waves]
+    return short + [_STRESS[i % len(_STRESS)](wave) for i, wave in enumerate(short[::STRESSED])]
+
+
+def _silenced(wave: Wave) -> Wave:
+    third = len(wave) // 3
+    return np.concatenate([wave[:third], np.zeros(third, np.float32), wave[2 * third :]])
+
+
+def _telephone(wave: Wave) -> Wave:
+    there = soxr.resample(wave, RATE, RATE // 2)
+    return np.asarray(soxr.resample(there, RATE // 2, RATE), dtype=np.float32)
+
+
+def _clipped(wave: Wave) -> Wave:
+    edge = np.float32(0.2) * np.abs(wave).max()
+    return np.clip(wave, -edge, edge)
+
+
+_STRESS = (_silenced, _telephone, _clipped)
 
 
 def recordings(data: str | Path) -> list[Path]:
@@ -245,9 +263,10 @@ def _write(
     data: str | Path | None,
 ) -> dict[str, Any]:
     metadata = _metadata(loaded, plan)
-    observed = f"{len(waves)} recordings" if data is not None else "synthetic signal"
-    metadata["provenance"]["ranges_observed_on"] = observed
-    proto = writer.build(network, front_end, coded, waves, metadata=metadata)
+    observed = observable(waves)
+    told = f"{len(waves)} recordings, one in {STRESSED} under stress too" if data is not None else "synthetic signal"
+    metadata["provenance"]["ranges_observed_on"] = told
+    proto = writer.build(network, front_end, coded, observed, metadata=metadata)
     report: dict[str, Any] = {}
     if trials:
         assert audio is not None

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,10 +121,15 @@ def load_corpus(manifest: str | Path, root: Path, cache: Path, label: str = "dec
 
 @dataclass(frozen=True)
 class Batch:
-    """waves: (batch, samples) float32   labels: (batch,) int64: speaker × speeds + speed."""
+    """waves: (batch, samples) float32   labels: (batch,) int64: speaker × speeds + speed.
 
-    waves: NDArray[np.float32]
+    A kept batch has features (batch, channels, frames) in place of waves, and a teacher's embeddings (batch, dim).
+    """
+
+    waves: NDArray[np.float32] | None
     labels: NDArray[np.int64]
+    features: NDArray[np.float16] | None = None
+    followed: NDArray[np.float32] | None = None
 
 
 class Batches:
@@ -150,6 +155,7 @@ class Batches:
             raise BadList(f"a batch of {batch} cannot be shared evenly by {world} processes")
         self.corpus, self.augmenter = corpus, augmenter
         self.batch, self.crops, self.seed, self.rank, self.world = batch, tuple(crops), seed, rank, world
+        self.longest_repeat_s = longest_repeat_s
         names, self.speaker = np.unique(np.array(corpus.speakers), return_inverse=True)
         lengths = np.diff(corpus.starts)
         self.draws = np.repeat(np.arange(len(corpus)), np.ceil(lengths / (longest_repeat_s * RATE)).astype(int))
@@ -162,7 +168,8 @@ class Batches:
     def _order(self, epoch: int) -> NDArray[np.int64]:
         return np.random.default_rng([self.seed, epoch]).permutation(self.draws)
 
-    def _crop(self, epoch: int, step: int) -> int:
+    def crop(self, epoch: int, step: int) -> int:
+        """Length of the crops of a step, in samples."""
         return self.crops[int(np.random.default_rng([self.seed, epoch, step, 2]).integers(len(self.crops)))]
 
     def _one(self, epoch: int, position: int, index: int, crop: int) -> tuple[NDArray[np.float32], int]:
@@ -177,16 +184,21 @@ class Batches:
         """The batch of one step of one epoch (this process's share)."""
         order = self._order(epoch)
         positions = range(step * self.batch + self.rank, (step + 1) * self.batch, self.world)
-        crop = self._crop(epoch, step)
+        crop = self.crop(epoch, step)
         made = [self._one(epoch, position, int(order[position]), crop) for position in positions]
         return Batch(np.stack([wave for wave, _ in made]), np.array([label for _, label in made], dtype=np.int64))
 
-    def run(self, epoch: int, first: int = 0, ahead: int = 3) -> Iterator[Batch]:
-        """Batches of an epoch from step `first` on, made `ahead` of time in a thread."""
-        with ThreadPoolExecutor(1) as pool:
-            waiting = [pool.submit(self.make, epoch, step) for step in range(first, min(first + ahead, self.steps))]
-            for step in range(first, self.steps):
-                batch = waiting.pop(0).result()
-                if step + ahead < self.steps:
-                    waiting.append(pool.submit(self.make, epoch, step + ahead))
-                yield batch
+    def run(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """Batches of an epoch from step `first` on, made ahead of time in a thread."""
+        return ahead(lambda step: self.make(epoch, step), first, self.steps)
+
+
+def ahead(make: Callable[[int], Batch], first: int, steps: int, count: int = 3) -> Iterator[Batch]:
+    """make(first) … make(steps - 1) in turn, up to `count` of them made ahead of time in a thread."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = [pool.submit(make, step) for step in range(first, min(first + count, steps))]
+        for step in range(first, steps):
+            batch = waiting.pop(0).result()
+            if step + count < steps:
+                waiting.append(pool.submit(make, step + count))
+            yield batch

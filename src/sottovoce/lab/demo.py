@@ -90,7 +90,7 @@ def _make_files(places: Places) -> dict[str, Path]:
     files = {"float": places.file(None)}
     for bits in WIDTHS:
         _say(f"{bits} bits: compressing to {places.file(bits)}")
-        compress(places.checkpoint, bits=bits, data=places.corpus, out=places.file(bits))
+        compress(places.checkpoint, bits=bits, data=places.corpus, out=places.file(bits), method="round")
         files[f"{bits} bit"] = places.file(bits)
     return files
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import click
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sottovoce.audio import wav
 from sottovoce.errors import BadFile, BadInput, BadList
-from sottovoce.lab.lists import Trials, locate, read_manifest, read_trials, speakers_of
+from sottovoce.lab.lists import Trials, locate, read_enrolments, read_manifest, read_trials, speakers_of
 from sottovoce.scores.metrics import Rate, eer, equal_error, intervals, least_cost, min_dcf
 from sottovoce.scores.scoring import cosine_trials
 
@@ -52,14 +52,17 @@ def evaluate(
     seed: int = 0,
     workers: int = 1,
     quiet: bool = False,
+    enrolments: str | Path | None = None,
 ) -> dict[str, Any]:
     """One trial list: EER and minDCF with 95 % intervals, as plain values for JSON (rates are fractions).
 
-    root: the folder the list's names are relative to, or a Kaldi data folder whose keys they are. Recordings that
+    root: the folder the list's names are relative to, or a Kaldi data folder whose keys they are.   enrolments: a list
+    of models with several recordings each, as CN-Celeb's enroll.map; their embeddings are averaged. Recordings that
     cannot be used are listed under `excluded` and their trials left out. Raises BadList for a list that cannot be
     measured, before any recording is read.
     """
-    many = evaluate_many(model, [trials_path], root, draws=draws, seed=seed, workers=workers, quiet=quiet)
+    settings: dict[str, Any] = {"draws": draws, "seed": seed, "workers": workers, "quiet": quiet}
+    many = evaluate_many(model, [trials_path], root, **settings, enrolments=enrolments)
     return dict(many["lists"][0])
 
 
@@ -72,12 +75,16 @@ def evaluate_many(
     seed: int = 0,
     workers: int = 1,
     quiet: bool = False,
+    enrolments: str | Path | None = None,
 ) -> dict[str, Any]:
     """Several trial lists over the same recordings, each embedded once: {model, lists: [as `evaluate`], mean_eer}."""
     loaded = [readable(Path(path)) for path in lists]
     names = list(dict.fromkeys(name for trials in loaded for name in trials.utterances))
-    known, failed = embed_names(model, names, root, workers=workers, quiet=quiet)
+    models = read_enrolments(enrolments) if enrolments is not None else {}
+    known, failed = embed_models(model, names, root, models, workers=workers, quiet=quiet)
     who = identity(model)
+    if models:
+        who["enrolment"] = f"mean of the embeddings of each model's recordings, by {Path(str(enrolments)).name}"
     measured = [{**who, **measure(trials, known, failed, draws=draws, seed=seed)} for trials in loaded]
     return {**who, "lists": measured, "mean_eer": float(np.mean([result["eer"] for result in measured]))}
 
@@ -92,6 +99,30 @@ def embed_names(
     failed = {name: error for name, error in zip(names, errors, strict=True) if error is not None}
     if not known:
         raise BadList(f"none of the {len(names)} recordings under {root} can be used; the first: {errors[0]}")
+    return known, failed
+
+
+def embed_models(
+    model: Embedder,
+    names: Sequence[str],
+    root: str | Path,
+    enrolments: Mapping[str, Sequence[str]],
+    *,
+    workers: int = 1,
+    quiet: bool = False,
+) -> tuple[dict[str, Embeddings], dict[str, BadFile]]:
+    """As `embed_names`, but a name in `enrolments` stands for the mean, of unit length, over its usable recordings."""
+    parts = {name: enrolments[stem] for name in names if (stem := PurePosixPath(name).stem) in enrolments}
+    wanted = dict.fromkeys([name for name in names if name not in parts])
+    wanted.update(dict.fromkeys(name for several in parts.values() for name in several))
+    known, failed = embed_names(model, list(wanted), root, workers=workers, quiet=quiet)
+    for name, several in parts.items():
+        usable = [known[one] for one in several if one in known]
+        if usable:
+            total = np.sum(usable, axis=0)
+            known[name] = (total / max(float(np.linalg.norm(total)), 1e-12)).astype(np.float32)
+        else:
+            failed[name] = failed[several[0]]
     return known, failed
 
 
@@ -135,7 +166,29 @@ def measure(
     failed: why an utterance has none, for the list of the excluded. Raises BadList when a whole class is left out.
     """
     names = trials.utterances
-    number = {name: index for index, name in enumerate(name for name in names if name in embeddings)}
+    scores, labels, enrol_speaker, test_speaker = trial_scores(trials, embeddings)
+    return {
+        "list": trials.name,
+        "list_sha256": trials.sha256,
+        "form": trials.form,
+        "trials": len(labels),
+        "trials_excluded": len(trials) - len(labels),
+        "targets": int(labels.sum()),
+        "utterances": sum(name in embeddings for name in names),
+        "speakers": len(np.union1d(enrol_speaker, test_speaker)),
+        **_figures(scores, labels, enrol_speaker, test_speaker, draws, seed),
+        "excluded": [_failure(name, failed[name]) for name in names if failed and name in failed],
+    }
+
+
+def trial_scores(
+    trials: Trials, embeddings: Mapping[str, Embeddings]
+) -> tuple[Embeddings, NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+    """Scores, labels, and the speaker numbers of both sides, (trials,) each, of the trials whose utterances are known.
+
+    Raises BadList when a whole class is left out.
+    """
+    number = {name: index for index, name in enumerate(name for name in trials.utterances if name in embeddings)}
     rows = [np.fromiter((number.get(name, -1) for name in side), np.int64) for side in (trials.enrol, trials.test)]
     kept = (rows[0] >= 0) & (rows[1] >= 0)
     enrol, test, labels = rows[0][kept], rows[1][kept], trials.labels[kept]
@@ -144,18 +197,7 @@ def measure(
     scores = cosine_trials(np.stack([embeddings[name] for name in number]), enrol, test)
     speaker = speakers_of(trials)
     _, of = np.unique([speaker[name] for name in number], return_inverse=True)
-    return {
-        "list": trials.name,
-        "list_sha256": trials.sha256,
-        "form": trials.form,
-        "trials": len(labels),
-        "trials_excluded": len(trials) - len(labels),
-        "targets": int(labels.sum()),
-        "utterances": len(number),
-        "speakers": int(of.max()) + 1,
-        **_figures(scores, labels, of[enrol], of[test], draws, seed),
-        "excluded": [_failure(name, failed[name]) for name in names if failed and name in failed],
-    }
+    return scores, labels, of[enrol], of[test]
 
 
 def _figures(

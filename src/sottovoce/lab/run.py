@@ -33,7 +33,7 @@ class Run:
         """Claim the folder for a recipe. Raises BadRecipe when another recipe lives there."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "recipe.json"
-        if path.exists() and path.read_text(encoding="utf-8") != recipe.text():
+        if path.exists() and not recipe.same(path.read_text(encoding="utf-8")):
             raise BadRecipe(f"{self.folder} belongs to another recipe ({path}); name a new run folder")
         write_text(path, recipe.text())
 

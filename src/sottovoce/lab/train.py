@@ -6,8 +6,8 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,54 +19,66 @@ from torch.nn.parallel import DistributedDataParallel
 from sottovoce import networks, quant
 from sottovoce.audio.features import preset
 from sottovoce.bits.plan import Plan
-from sottovoce.errors import BadCheckpoint, BadInput
+from sottovoce.errors import BadCheckpoint, BadInput, BadRecipe
 from sottovoce.lab import checkpoint, parallel
 from sottovoce.lab.augment import Augmenter
-from sottovoce.lab.data import RATE, Batch, Batches, Corpus, load_corpus
-from sottovoce.lab.losses import MarginSoftmax, margin_at, teacher_loss
-from sottovoce.lab.recipe import Recipe, read_recipe
+from sottovoce.lab.average import Average
+from sottovoce.lab.data import RATE, Batches, Corpus, load_corpus
+from sottovoce.lab.feed import Fed, Feed, casting, precision
+from sottovoce.lab.losses import TEACHER_LOSSES, MarginSoftmax, margin_at
+from sottovoce.lab.recipe import Optim, Recipe, read_recipe
 from sottovoce.lab.run import Run
+from sottovoce.lab.schedule import Stage, ramp, rate, stages
 from sottovoce.networks.frontend import FrontEnd
 
 HEAD = "head.safetensors"
+NORM = nn.modules.batchnorm._BatchNorm
 
 
 class Learner(nn.Module):
-    """Front end, network and classifier as one module: (waves, labels) → losses."""
+    """Network and classifier as one module: (features, labels) → losses."""
 
-    def __init__(self, recipe: Recipe, network: nn.Module, classes: int, teacher: nn.Module | None) -> None:
+    def __init__(self, recipe: Recipe, network: nn.Module, classes: int) -> None:
         super().__init__()
-        self.recipe = recipe
-        self.front_end = FrontEnd(recipe.front_end)
+        loss, dim = recipe.loss, int(network.dim)  # type: ignore[arg-type]
+        self.loss = loss
         self.network = network
-        self.head = MarginSoftmax(int(network.dim), classes, recipe.loss.scale)  # type: ignore[arg-type]
-        self._teacher = [teacher] if teacher else []  # in a list: not a part of the state
+        self.head = MarginSoftmax(dim, classes, loss.scale, loss.kind) if loss.weight else None
 
-    def forward(self, waves: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, Tensor]:
-        """waves: (batch, samples)  labels: (batch,)  returns: loss, share of correct classes."""
-        with torch.no_grad():
-            features = self.front_end(waves)
-        embeddings = self.network(features)
-        loss, correct = self.head(embeddings, labels, margin)
-        for teacher in self._teacher:
-            with torch.no_grad():
-                seen = teacher(features)
-            loss = loss + self.recipe.loss.teacher_weight * teacher_loss(embeddings, seen)
+    def forward(self, fed: Fed, margin: float, damping: float) -> tuple[Tensor, Tensor]:
+        """margin: of this step   damping: weight of the damping loss in this step   returns: loss, share correct."""
+        embeddings = self.network(fed.features)
+        loss = correct = torch.zeros((), device=embeddings.device)
+        if self.head is not None:
+            loss, correct = self.head(embeddings, fed.labels, margin)
+            loss = self.loss.weight * loss
+        if fed.followed is not None:
+            distance = TEACHER_LOSSES[self.loss.teacher_kind](embeddings, fed.followed)
+            loss = loss + self.loss.teacher_weight * distance
+        if damping:
+            loss = loss + damping * quant.damping_loss(self.network)
         return loss, correct
 
 
 def train(
-    recipe_path: str | Path, run: str | Path, data: str | Path = ".", *, save_every_s: float = 120.0
+    recipe_path: str | Path,
+    run: str | Path,
+    data: str | Path = ".",
+    *,
+    cache: str | Path | None = None,
+    save_every_s: float = 120.0,
 ) -> dict[str, Any]:
     """Train as a recipe says, in a run folder; goes on where a killed run stopped.
 
-    data: folder that the recipe's paths are relative to. Returns a report with steps, loss, seconds and the path of
-    the result. Raises BadRecipe, BadList, BadCheckpoint before anything long starts.
+    data: folder that the recipe's paths are relative to   cache: folder of decoded recordings and kept batches, which
+    several runs may share; the run's own where none is named. Returns a report with steps, loss, seconds and the path
+    of the result. Raises BadRecipe, BadPlan, BadList, BadCheckpoint before anything long starts.
     """
     recipe = read_recipe(recipe_path)
     team = parallel.join()
     try:
-        return Trainer(recipe, Run(run), Path(data), team, save_every_s).run()
+        folder = Run(run)
+        return Trainer(recipe, folder, Path(data), team, Path(cache or folder.cache), save_every_s).run()
     finally:
         parallel.leave()
 
@@ -79,6 +91,7 @@ class Trainer:
     folder: Run
     data: Path
     team: parallel.Team
+    cache: Path
     save_every_s: float = 120.0
 
     def run(self) -> dict[str, Any]:
@@ -91,18 +104,22 @@ class Trainer:
         first = self._resume()
         loss: float | None = None  # of the last epoch; none when nothing was left to do
         for epoch in range(first // self.batches.steps, self.recipe.optim.epochs):
-            loss = self._epoch(epoch, first - epoch * self.batches.steps if first > epoch * self.batches.steps else 0)
-            if self.recipe.quant.start:
+            stage = next(stage for stage in reversed(self.stages) if stage.first <= epoch)
+            if not first or stage is not self.stage:
+                self._enter(stage)
+            loss = self._epoch(epoch, max(0, first - epoch * self.batches.steps))
+            if self.recipe.quant.refresh == "epoch":
                 quant.refresh(self.network)
-            self._save((epoch + 1) * self.batches.steps)
-        if self.team.leads:
-            checkpoint.save_tensors(self.folder.folder / HEAD, self.learner.head.state_dict(), {"head": "aam"})
-            checkpoint.save(self.folder.model, self.network, self.about)
+            first = (epoch + 1) * self.batches.steps
+            self._save(first)
+        self._finish()
         return {
             "model": str(self.folder.model),
             "recipe_sha256": self.recipe.sha256(),
             "steps": self.total,
+            "stages": [str(stage) for stage in self.stages],
             "classes": self.batches.classes,
+            "amp": self.amp,
             "loss": loss,
             "seconds": round(time.monotonic() - began, 1),
             "excluded": self.corpus.excluded,
@@ -110,7 +127,11 @@ class Trainer:
 
     def _prepare(self) -> None:
         recipe = self.recipe
+        self.amp = precision(recipe.optim.amp, self.team.device)
+        if self.amp != recipe.optim.amp and self.team.leads:
+            print("this processor has no bf16 instructions: training in float32, which is faster", file=sys.stderr)
         self.network, teacher = self._networks()
+        self.stages = self._stages()
         self.corpus, noises, rooms = self._corpora()
         augmenter = Augmenter(recipe.augment, self.corpus, noises, rooms, recipe.seed)
         self.batches = Batches(
@@ -124,25 +145,23 @@ class Trainer:
             world=self.team.world,
         )
         self.total = self.batches.steps * recipe.optim.epochs
+        self.feed = Feed(recipe, self.batches, [self.corpus, noises, rooms], teacher, self.team, self.cache, self.amp)
         torch.manual_seed(recipe.seed + 1)
-        learner = Learner(recipe, self.network, self.batches.classes, teacher).to(self.team.device)
+        learner = Learner(recipe, self.network, self.batches.classes).to(self.team.device)
         self._start_head(learner.head)
-        if teacher:
-            teacher.to(self.team.device)
         if any(isinstance(m, nn.Conv2d) for m in self.network.modules()) and (
-            self.team.device.type == "cuda" or recipe.optim.amp == "bf16"
+            self.team.device.type == "cuda" or self.amp == "bf16"
         ):
             learner = learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.team.world > 1:
             parallel.share_batch_norm(learner.network)
         self.learner = learner
-        self.step_module: nn.Module = DistributedDataParallel(learner) if self.team.world > 1 else learner
-        self.optimiser = self._optimiser()
 
     def _networks(self) -> tuple[nn.Module, nn.Module | None]:
+        """The network to train, in float, and the teacher."""
         recipe = self.recipe
         self.about: dict[str, Any] = {
-            "network": dict(recipe.network),
+            "network": _listed(recipe.network),
             "front_end": recipe.front_end,
             "recipe_sha256": recipe.sha256(),
             "note": recipe.note,
@@ -155,25 +174,40 @@ class Trainer:
             if {**start.about["network"]} != {**_listed(recipe.network)}:
                 raise BadCheckpoint(f"{start.path}: holds {start.about['network']}, the recipe asks {recipe.network}")
             network = start.network
-            if recipe.quant.plan or recipe.quant.bits:
-                self.about["plan"] = str(self._attach(network))
-        teacher = checkpoint.load(recipe.loss.teacher).network if recipe.loss.teacher else None
-        self.about["network"] = _listed(recipe.network)
-        return network, teacher.requires_grad_(False) if teacher else None
+        _check_rows(network, recipe.front_end)
+        return network, self._teacher(int(network.dim)) if recipe.loss.teacher else None  # type: ignore[arg-type]
 
-    def _attach(self, network: nn.Module) -> Plan:
-        shapes = quant.quantizable(network)
-        asked = self.recipe.quant
-        plan = Plan.parse(asked.plan) if asked.plan else Plan.of_bits(asked.bits, shapes)
-        features = torch.randn(2, preset(self.recipe.front_end).mels, 64)
-        quant.positive_gains(network, features)
-        quant.attach(network, plan)
-        return plan
+    def _teacher(self, dim: int) -> nn.Module:
+        """The network of any architecture that is followed; it must see the same features and say as much."""
+        loaded = checkpoint.load(self.recipe.loss.teacher)
+        seen, said = loaded.about["front_end"], int(loaded.network.dim)  # type: ignore[arg-type]
+        if seen != self.recipe.front_end:
+            raise BadCheckpoint(
+                f"{loaded.path}: the teacher has front end {seen!r}, the recipe {self.recipe.front_end!r}; "
+                f"take a teacher with that front end or set front_end = {seen!r}"
+            )
+        if said != dim:
+            raise BadCheckpoint(f"{loaded.path}: the teacher's embeddings have {said} numbers, the network's {dim}")
+        return loaded.network.requires_grad_(False)
+
+    def _stages(self) -> list[Stage]:
+        """What is trained in turn; makes the gains of a network that gets a plan positive."""
+        asked, shapes, plan = self.recipe.quant, quant.quantizable(self.network), None
+        if asked.plan or asked.bits:
+            plan = Plan.parse(asked.plan) if asked.plan else Plan.of_bits(asked.bits, shapes)
+        found = stages(asked, plan, shapes, self.recipe.optim.epochs)
+        if plan is not None:
+            waves = torch.randn(2, preset(self.recipe.front_end).samples(64))
+            quant.positive_gains(self.network, FrontEnd(self.recipe.front_end)(waves))
+        if self.team.leads:
+            for index, stage in enumerate(found):
+                print(f"stage {index + 1} of {len(found)}: {stage}", file=sys.stderr)
+        return found
 
     def _corpora(self) -> tuple[Corpus, Corpus | None, Corpus | None]:
         if not self.team.leads:
             torch.distributed.barrier()  # the leading process decodes first
-        data, cache = self.recipe.data, self.folder.cache
+        data, cache = self.recipe.data, self.cache
         speech = load_corpus(data.manifest, self.data, cache, "decoding speech")
         noises = load_corpus(data.noise, self.data, cache, "decoding noise", data.noise_use) if data.noise else None
         rooms = load_corpus(data.rooms, self.data, cache, "decoding rooms", data.rooms_use) if data.rooms else None
@@ -181,57 +215,86 @@ class Trainer:
             torch.distributed.barrier()
         return speech, noises, rooms
 
-    def _start_head(self, head: MarginSoftmax) -> None:
+    def _start_head(self, head: MarginSoftmax | None) -> None:
         """Take the classifier of the run that trained the float network, where it stands beside its model."""
-        if not self.recipe.quant.start:
+        beside = Path(self.recipe.quant.start).with_name(HEAD) if self.recipe.quant.start else None
+        if head is None or beside is None or not beside.exists():
             return
-        beside = Path(self.recipe.quant.start).with_name(HEAD)
-        if beside.exists():
-            head.load_state_dict(checkpoint.load_tensors(beside)[0])
-
-    def _optimiser(self) -> torch.optim.Optimizer:
-        optim = self.recipe.optim
-        scales = {id(p) for p in (quant.scales(self.network) if self.about["plan"] else [])}
-        named = [(n, p) for n, p in self.learner.named_parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for _, p in named if id(p) in scales], "weight_decay": 0.0, "factor": optim.scale_rate},
-            {
-                "params": [p for _, p in named if id(p) not in scales and p.dim() < 2],
-                "weight_decay": 0.0,
-                "factor": 1.0,
-            },
-            {"params": [p for _, p in named if id(p) not in scales and p.dim() > 1], "factor": 1.0},
-        ]
-        groups = [group for group in groups if group["params"]]
-        if optim.name == "sgd":
-            return torch.optim.SGD(
-                groups, lr=optim.rate, momentum=optim.momentum, nesterov=True, weight_decay=optim.weight_decay
+        weight = checkpoint.load_tensors(beside)[0]["weight"]
+        if not self.recipe.augment.speeds and len(weight) % len(head.weight) == 0:
+            weight = weight[:: len(weight) // len(head.weight)]  # of recordings at their own speed
+        if weight.shape != head.weight.shape:
+            raise BadCheckpoint(
+                f"{beside}: a classifier of {tuple(weight.shape)}, the recipe needs {tuple(head.weight.shape)}; train "
+                "with the manifest and [augment] speeds it was made with, or with speeds = []"
             )
-        return torch.optim.AdamW(groups, lr=optim.rate, weight_decay=optim.weight_decay)
+        head.load_state_dict({"weight": weight})
 
-    def _rate(self, step: int) -> float:
-        optim = self.recipe.optim
-        warm = max(1, round(optim.warm_up * self.total))
-        if step < warm:
-            return optim.rate * (step + 1) / warm
-        progress = (step - warm) / max(1, self.total - warm)
-        return optim.final_rate + (optim.rate - optim.final_rate) * 0.5 * (1 + math.cos(math.pi * progress))
+    def _enter(self, stage: Stage) -> None:
+        """Begin a stage: its plan on the network, a fresh optimiser and average, batch norm estimated."""
+        self._attach(stage)
+        self._estimate_norms(stage.first)
+
+    def _attach(self, stage: Stage) -> None:
+        self.stage = stage
+        self.about["plan"] = stage.plan
+        if stage.plan:
+            quant.change(self.network, Plan.parse(stage.plan))
+        alone = self.team.world == 1
+        self.step_module: nn.Module = self.learner if alone else DistributedDataParallel(self.learner)
+        self.quantizer_parameters = [*quant.scales(self.network), *quant.codebooks(self.network)]
+        self.optimiser = optimiser(self.recipe.optim, self.learner, self.quantizer_parameters)
+        decay = self.recipe.optim.average
+        self.average = Average(self.network, decay) if decay else None
+
+    @torch.no_grad()
+    def _estimate_norms(self, epoch: int) -> None:
+        """Batch norm statistics as plain means over the first batches of an epoch (arXiv 2606.08078: our reading)."""
+        count = min(self.recipe.quant.norm_batches, self.batches.steps)
+        norms = {module: module.momentum for module in self.network.modules() if isinstance(module, NORM)}
+        if not count or not norms:
+            return
+        self.network.train()
+        for index, fed in enumerate(islice(self.feed.run(epoch), count)):
+            for norm in norms:
+                norm.momentum = 1.0 / (index + 1)
+            with casting(self.team.device, self.amp):
+                self.network(fed.features)
+        for norm, momentum in norms.items():
+            norm.momentum = momentum
+
+    def _finish(self) -> None:
+        """Write the model: the average where there is one, batch norm estimated."""
+        quant.hold(self.network, False)
+        if self.average is not None:
+            self.average.put_into(self.network)
+        self._estimate_norms(self.recipe.optim.epochs - 1)
+        if not self.team.leads:
+            return
+        if self.learner.head is not None:
+            about = {"head": self.recipe.loss.kind}
+            checkpoint.save_tensors(self.folder.folder / HEAD, self.learner.head.state_dict(), about)
+        checkpoint.save(self.folder.model, self.network, self.about)
 
     def _epoch(self, epoch: int, first: int) -> float:
         self.step_module.train()
+        if self.recipe.quant.assign == "epoch" and not first:
+            quant.hold(self.network)
         saved, total, count = time.monotonic(), 0.0, 0
         start = epoch * self.batches.steps
-        for offset, batch in enumerate(self._progress(epoch, first), start=first):
+        for offset, fed in enumerate(self._progress(epoch, first), start=first):
             began = time.monotonic()
-            loss, correct = self._step(batch, start + offset)
+            loss, correct = self._step(fed, start + offset)
             total, count = total + loss, count + 1
             if self.team.leads:
                 self.folder.log(
                     step=start + offset,
                     epoch=epoch,
+                    stage=self.stages.index(self.stage) + 1,
                     loss=round(loss, 6),
                     correct=round(correct, 4),
-                    rate=self._rate(start + offset),
+                    rate=self.optimiser.param_groups[-1]["lr"],
+                    amp=self.amp,
                     seconds=round(time.monotonic() - began, 3),
                 )
             if time.monotonic() - saved > self.save_every_s:
@@ -239,36 +302,52 @@ class Trainer:
                 saved = time.monotonic()
         return total / max(1, count)
 
-    def _progress(self, epoch: int, first: int) -> Iterator[Batch]:
-        batches = self.batches.run(epoch, first)
+    def _progress(self, epoch: int, first: int) -> Iterator[Fed]:
+        batches = self.feed.run(epoch, first)
         if not self.team.leads:
             yield from batches
             return
         label = f"epoch {epoch + 1}/{self.recipe.optim.epochs}"
+        if len(self.stages) > 1:
+            label += f", stage {self.stages.index(self.stage) + 1}/{len(self.stages)}"
         with click.progressbar(batches, length=self.batches.steps - first, label=label, file=sys.stderr) as bar:
             yield from bar
 
-    def _step(self, batch: Batch, step: int) -> tuple[float, float]:
-        device, optim = self.team.device, self.recipe.optim
+    def _step(self, fed: Fed, step: int) -> tuple[float, float]:
+        optim, loss_of = self.recipe.optim, self.recipe.loss
+        done = step - self.stage.first * self.batches.steps
+        steps = self.stage.epochs * self.batches.steps
+        now = rate(optim, done, steps, self.batches.steps)
         for group in self.optimiser.param_groups:
-            group["lr"] = self._rate(step) * group["factor"]
-        waves = torch.from_numpy(batch.waves).to(device, non_blocking=True)
-        labels = torch.from_numpy(batch.labels).to(device, non_blocking=True)
-        loss_of = self.recipe.loss
+            group["lr"] = now * group["factor"]
+        if done / steps >= optim.freeze_norms:
+            for norm in (module for module in self.network.modules() if isinstance(module, NORM)):
+                norm.eval()
         margin = margin_at(step / self.total, loss_of.margin, loss_of.margin_from, loss_of.margin_to)
-        amp = torch.autocast(device.type, torch.bfloat16) if optim.amp == "bf16" else nullcontext()
         self.optimiser.zero_grad(set_to_none=True)
-        with amp:
-            loss, correct = self.step_module(waves, labels, margin)
+        with casting(self.team.device, self.amp):
+            loss, correct = self.step_module(fed, margin, loss_of.damping * ramp(done / steps))
         value, share = parallel.means(self.team, loss.detach(), correct)
         if not math.isfinite(value):
             raise BadInput(f"step {step}: the loss is {value}; lower [optim] rate. The last saved state is kept.")
         loss.backward()
-        nn.utils.clip_grad_norm_(self.learner.parameters(), optim.clip)
+        self._bound_gradients(done // self.batches.steps)
         self.optimiser.step()
         if self.about["plan"]:
             quant.clamp_gains(self.network)
+        if self.average is not None:
+            self.average.update(self.network, done)
         return value, share
+
+    def _bound_gradients(self, epoch: int) -> None:
+        """Clip gradients; in the first epochs of a stage, where the recipe says so, quantizers rest."""
+        asked = self.recipe.quant
+        if epoch < asked.gains_from:
+            for parameter in self.quantizer_parameters:
+                parameter.grad = None
+        if asked.gain_clip:
+            nn.utils.clip_grad_norm_(self.quantizer_parameters, asked.gain_clip)
+        nn.utils.clip_grad_norm_(self.learner.parameters(), self.recipe.optim.clip)
 
     def _names(self) -> dict[int, str]:
         return {id(p): name for name, p in self.learner.named_parameters()}
@@ -282,33 +361,81 @@ class Trainer:
         for parameter, state in self.optimiser.state.items():
             for key, value in state.items():
                 tensors[f"optim.{names[id(parameter)]}:{key}"] = torch.as_tensor(value)
-        about = {**self.about, "step": step, "recipe": self.recipe.text()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.tensors.items()}
+        stage = self.stages.index(self.stage)
+        about = {**self.about, "step": step, "stage": stage, "recipe": self.recipe.text()}
         checkpoint.save_tensors(self.folder.state, tensors, about)
 
     def _resume(self) -> int:
         """Load the saved state, if there is one; returns the step to go on with."""
         if not self.folder.state.exists():
+            if self.team.leads:
+                self.folder.rewind(0)  # a run killed before its first saved state has left lines
             return 0
         tensors, about = checkpoint.load_tensors(self.folder.state)
-        if about["recipe"] != self.recipe.text():
+        if not self.recipe.same(about["recipe"]):
             raise BadCheckpoint(f"{self.folder.state}: was made by another recipe; name a new run folder")
-        module = {n.removeprefix("module."): t for n, t in tensors.items() if n.startswith("module.")}
-        self.learner.load_state_dict(module)
+        self._attach(self.stages[about.get("stage", 0)])
+        if self.recipe.quant.assign == "epoch":
+            quant.hold(self.network)
+        self.learner.load_state_dict(_beginning(tensors, "module."))
         parameters = dict(self.learner.named_parameters())
-        for name, tensor in tensors.items():
-            if name.startswith("optim."):
-                owner, key = name.removeprefix("optim.").rsplit(":", 1)
-                parameter = parameters[owner]
-                like = tensor if key == "step" else torch.empty_like(parameter).copy_(tensor)
-                self.optimiser.state[parameter][key] = like
+        for name, tensor in _beginning(tensors, "optim.").items():
+            owner, key = name.rsplit(":", 1)
+            parameter = parameters[owner]
+            like = tensor if key == "step" else torch.empty_like(parameter).copy_(tensor)
+            self.optimiser.state[parameter][key] = like
+        if self.average is not None:
+            self.average.tensors = {
+                name: torch.empty_like(self.average.tensors[name]).copy_(tensor)
+                for name, tensor in _beginning(tensors, "average.").items()
+            }
         if self.team.leads:
             self.folder.rewind(about["step"])
         return int(about["step"])
 
 
+def optimiser(optim: Optim, learner: nn.Module, scales: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimiser of a stage: groups of quantizer parameters, of vectors, of matrices; only these decay."""
+    own = {id(p) for p in scales}
+    rest = [p for p in learner.parameters() if p.requires_grad and id(p) not in own]
+    momentum = optim.momentum if optim.scale_momentum else 0.0
+    moving: dict[str, Any] = {"momentum": momentum, "nesterov": momentum > 0}
+    if optim.name != "sgd":
+        moving = {"betas": (0.9 if optim.scale_momentum else 0.0, 0.999)}
+    groups = [
+        {"params": scales, "weight_decay": 0.0, "factor": optim.scale_rate, **moving},
+        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0, "factor": 1.0},
+        {"params": [p for p in rest if p.dim() > 1], "factor": 1.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if optim.name == "sgd":
+        nesterov = optim.momentum > 0
+        return torch.optim.SGD(
+            groups, lr=optim.rate, momentum=optim.momentum, nesterov=nesterov, weight_decay=optim.weight_decay
+        )
+    kind = torch.optim.AdamW if optim.name == "adamw" else torch.optim.Adam
+    return kind(groups, lr=optim.rate, weight_decay=optim.weight_decay)
+
+
+def _beginning(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
 def _crop_samples(recipe: Recipe) -> list[int]:
     front_end = preset(recipe.front_end)
     return [front_end.samples(max(1, round(seconds * RATE / front_end.hop))) for seconds in recipe.data.crop_s]
+
+
+def _check_rows(network: nn.Module, front_end: str) -> None:
+    """Raises BadRecipe when a network does not read what the front end makes of a frame."""
+    reads, makes = int(network.config.mels), preset(front_end).rows  # type: ignore[union-attr, arg-type]
+    if reads != makes:
+        raise BadRecipe(
+            f"[network] mels: the network reads {reads} rows a frame, front_end {front_end!r} makes {makes}; "
+            f"set mels = {makes}, or the front end that the network is for"
+        )
 
 
 def _listed(network: Any) -> dict[str, Any]:

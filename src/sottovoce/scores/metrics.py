@@ -103,22 +103,43 @@ def intervals(
     class are left out. enrol_speaker, test_speaker: (trials,) names or numbers. Raises BadInput as `eer`, for fewer
     than two speakers, and when no draw is left.
     """
-    values, target = _checked(scores, labels)
-    first, second, speakers = _speaker_numbers(enrol_speaker, test_speaker, len(values))
-    thresholds = _thresholds(values)
-    sides = [_Side(values, first, second, kept, thresholds) for kept in (target, ~target)]
-    rng = np.random.default_rng(seed)
-    found = []
-    for _ in range(draws):
-        times = np.bincount(rng.integers(speakers, size=speakers), minlength=speakers).astype(np.float64)
-        misses, rejects = (side.below(times) for side in sides)
-        if misses is not None and rejects is not None:
-            accepts = 1.0 - rejects
-            found.append([metric(misses, accepts) for metric in metrics])
-    if not found:
-        raise BadInput(f"bootstrap: none of {draws} draws of {speakers} speakers has both targets and nontargets")
-    low, high = np.percentile(np.array(found), [2.5, 97.5], axis=0)
+    found = redrawn([scores], labels, enrol_speaker, test_speaker, metrics, draws, seed)[:, 0]
+    kept = found[~np.isnan(found).any(axis=1)]
+    if not len(kept):
+        raise BadInput(f"bootstrap: none of {draws} draws of the speakers has both targets and nontargets")
+    low, high = np.percentile(kept, [2.5, 97.5], axis=0)
     return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
+
+
+def redrawn(
+    systems: Sequence[ArrayLike],
+    labels: ArrayLike,
+    enrol_speaker: ArrayLike,
+    test_speaker: ArrayLike,
+    metrics: Sequence[Rate],
+    draws: int = 1000,
+    seed: int = 0,
+) -> Real:
+    """Figures of several systems on the same trials under the same draws of speakers, so that they can be subtracted.
+
+    systems: one row of scores each, (trials,)   returns: (draws, systems, metrics), NaN where a draw lost a whole
+    class. Trials are weighted as in `intervals`. Raises BadInput as `eer`, and for fewer than two speakers.
+    """
+    checked = [_checked(scores, labels) for scores in systems]
+    first, second, speakers = _speaker_numbers(enrol_speaker, test_speaker, len(checked[0][0]))
+    sides = []
+    for values, target in checked:
+        thresholds = _thresholds(values)
+        sides.append([_Side(values, first, second, kept, thresholds) for kept in (target, ~target)])
+    rng = np.random.default_rng(seed)
+    found = np.full((draws, len(checked), len(metrics)), np.nan)
+    for draw in range(draws):
+        times = np.bincount(rng.integers(speakers, size=speakers), minlength=speakers).astype(np.float64)
+        for system, pair in enumerate(sides):
+            misses, rejects = (side.below(times) for side in pair)
+            if misses is not None and rejects is not None:
+                found[draw, system] = [metric(misses, 1.0 - rejects) for metric in metrics]
+    return found
 
 
 class _Side:

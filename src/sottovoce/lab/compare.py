@@ -1,0 +1,107 @@
+"""Several files on the same trial lists: rates, and differences between files with intervals of their own.
+
+Two files make mostly the same errors on the same speakers, so the interval of a difference is far narrower than what
+the intervals of the two rates suggest. Speakers are drawn once for all files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sottovoce.errors import BadInput
+from sottovoce.lab.evaluate import Embeddings, embed_names, identity, measure, readable, trial_scores
+from sottovoce.lab.lists import Trials
+from sottovoce.runtime.engine import load
+from sottovoce.scores.metrics import equal_error, redrawn
+
+
+def compare(
+    files: Mapping[str, str | Path],
+    lists: Sequence[str | Path],
+    root: str | Path,
+    *,
+    pairs: Sequence[tuple[str, str]] = (),
+    draws: int = 1000,
+    seed: int = 0,
+    workers: int = 1,
+) -> dict[str, list[dict[str, Any]]]:
+    """Measure every file on every list; the first file is what the others are compared with.
+
+    returns: `models`, for each file its name, bytes, plan, figures per list (as `evaluate`), mean_eer over the lists
+    with a 95 % interval, mean_min_dcf, and against the first file: relative_eer with its interval (bootstrap over
+    speakers, the same draws for both) and the mean cosine between embeddings; `pairs`, for each pair of names asked for
+    relative_eer of the first against the second, with its interval. Raises BadInput, BadList.
+    """
+    if not files:
+        raise BadInput("compare: no file given")
+    unknown = [name for pair in pairs for name in pair if name not in files]
+    if unknown:
+        raise BadInput(f"compare: no file is named {unknown[0]!r}; known: {', '.join(files)}")
+    loaded = [readable(Path(path)) for path in lists]
+    names = list(dict.fromkeys(name for trials in loaded for name in trials.utterances))
+    models = {name: load(path) for name, path in files.items()}
+    embedded = {name: embed_names(model, names, root, workers=workers)[0] for name, model in models.items()}
+    means = mean_draws(list(embedded.values()), loaded, draws, seed)
+    first = next(iter(embedded.values()))
+    found = []
+    for index, (name, known) in enumerate(embedded.items()):
+        measured = [measure(trials, known, draws=draws, seed=seed) for trials in loaded]
+        model, path = models[name], Path(files[name])
+        eer = float(np.mean([one["eer"] for one in measured]))
+        provenance = model.metadata.get("provenance", {})
+        found.append(
+            {
+                "name": name,
+                "file": path.name,
+                "bytes": path.stat().st_size,
+                "plan": model.metadata.get("plan"),
+                "recipe_sha256": provenance.get("recipe_sha256"),
+                **identity(model),
+                "lists": measured,
+                "mean_eer": eer,
+                "mean_eer_interval": percentiles(means[:, index]),
+                "mean_min_dcf": float(np.mean([one["min_dcf"]["0.01"] for one in measured])),
+                "relative_eer": eer / found[0]["mean_eer"] - 1 if found else 0.0,
+                "relative_eer_interval": percentiles(means[:, index] / means[:, 0] - 1),
+                "cosine_to_first": float(np.mean([float(first[name] @ known[name]) for name in first])),
+            }
+        )
+    eers, order = {one["name"]: one["mean_eer"] for one in found}, list(files)
+    against = [
+        {
+            "name": name,
+            "against": other,
+            "relative_eer": eers[name] / eers[other] - 1,
+            "relative_eer_interval": percentiles(means[:, order.index(name)] / means[:, order.index(other)] - 1),
+        }
+        for name, other in pairs
+    ]
+    return {"models": found, "pairs": against}
+
+
+def mean_draws(
+    embedded: Sequence[Mapping[str, Embeddings]], lists: Sequence[Trials], draws: int, seed: int
+) -> NDArray[np.float64]:
+    """Mean EER over the lists of every file in every draw of speakers: (draws, files); draws that lost a class of
+    some list are left out. Speakers of different lists are drawn apart."""
+    rates = []
+    for number, trials in enumerate(lists):
+        scored = [trial_scores(trials, known) for known in embedded]
+        labels, enrol, test = scored[0][1:]
+        systems = [one[0] for one in scored]
+        rates.append(redrawn(systems, labels, enrol, test, [equal_error], draws, seed + number)[:, :, 0])
+    mean = np.mean(rates, axis=0)
+    kept = mean[~np.isnan(mean).any(axis=1)]
+    if not len(kept):
+        raise BadInput(f"bootstrap: none of {draws} draws has targets and nontargets in every list")
+    return np.asarray(kept)
+
+
+def percentiles(values: NDArray[np.float64]) -> list[float]:
+    """The middle 95 % of values."""
+    return [float(edge) for edge in np.percentile(values, [2.5, 97.5])]
