@@ -14,7 +14,7 @@ BASE_BIN := $(BASE_VENV)/bin
 READY := $(VENV)/.ready
 BASE_READY := $(BASE_VENV)/.ready
 TYPED := src/sottovoce/errors.py src/sottovoce/bits src/sottovoce/audio src/sottovoce/scores src/sottovoce/runtime \
-         src/sottovoce/cli.py src/sottovoce/lab/lists.py src/sottovoce/lab/evaluate.py
+         src/sottovoce/cli src/sottovoce/lab/lists.py src/sottovoce/lab/evaluate.py
 BASE_TESTS := tests/bits tests/audio tests/scores tests/runtime
 SOURCES := $(shell find src -type f -not -name '*.pyc')
 PAIR := demo/corpus/synthetic01/01.ogg demo/corpus/synthetic01/02.ogg

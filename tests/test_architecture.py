@@ -34,7 +34,7 @@ OUTSIDE: dict[str, set[str]] = {
     "audio": {"numpy", "soundfile", "soxr"},
     "scores": {"numpy"},
     "networks": {"torch"},
-    "quant": {"torch", "numpy"},
+    "quant": {"torch", "numpy", "scipy"},
     "export": {"google", "onnx", "onnxruntime", "numpy", "torch"},
     "runtime": {"numpy", "onnxruntime", "openvino"},
     "lab": BASE | {"torch", "onnx", "safetensors", "tomli"},
@@ -42,7 +42,15 @@ OUTSIDE: dict[str, set[str]] = {
     "__init__": set(),
     "__main__": set(),
 }
-WITHOUT_TORCH = ["lab/__init__.py", "lab/lists.py", "lab/evaluate.py"]
+WITHOUT_TORCH = [
+    "lab/__init__.py",
+    "lab/compare.py",
+    "lab/corpora.py",
+    "lab/evaluate.py",
+    "lab/lists.py",
+    "lab/papers.py",
+    "lab/trials.py",
+]
 
 
 def room(path: Path) -> str:

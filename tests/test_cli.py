@@ -14,6 +14,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sottovoce import cli
+from sottovoce.cli.show import table
+from sottovoce.cli.use import is_model
 from sottovoce.errors import BadModel, TooShort
 
 
@@ -170,6 +172,7 @@ def test_compress_hands_everything_on(stand_in: Any, tmp_path: Path) -> None:
         "trials": ("l",),
         "audio": "root",
         "seed": 0,
+        "method": "follow",
     }
     assert sotto("compress", "c", "--bits", 4, "--out", "m4.onnx", "--json").exit_code == 0
     assert asked["bits"] == 4
@@ -257,7 +260,7 @@ def test_embed_passes_over_bad_files_and_says_so(embed: list[Any], tmp_path: Pat
 )
 def test_a_model_is_told_from_a_recording(tmp_path: Path, name: str, content: bytes, model: bool) -> None:
     (tmp_path / name).write_bytes(content)
-    assert cli._is_model(str(tmp_path / name)) is model
+    assert is_model(str(tmp_path / name)) is model
 
 
 def test_export_takes_the_result_of_a_run_folder(stand_in: Any, tmp_path: Path) -> None:
@@ -269,7 +272,7 @@ def test_export_takes_the_result_of_a_run_folder(stand_in: Any, tmp_path: Path) 
 
 
 def test_resume_demands_a_state(stand_in: Any, tmp_path: Path) -> None:
-    stand_in("lab.train", train=lambda recipe, run, data: {"model": f"{run}/m", "steps": 3, "loss": 0.5})
+    stand_in("lab.train", train=lambda recipe, run, data, cache: {"model": f"{run}/m", "steps": 3, "loss": 0.5})
     assert sotto("train", "r.toml", "--run", tmp_path, "--resume").exit_code == 2
     (tmp_path / "state.safetensors").touch()
     assert sotto("train", "r.toml", "--run", tmp_path, "--resume").exit_code == 0
@@ -277,10 +280,16 @@ def test_resume_demands_a_state(stand_in: Any, tmp_path: Path) -> None:
 
 def test_inspect_lists_layers(stand_in: Any) -> None:
     layer = {"name": "conv1", "shape": [16, 1, 3, 3], "format": "uniform8", "bits": 8, "bytes": 144}
-    found = {"layers": [layer], "bytes": 2000, "plan": "*=uniform8", "front_end": {"name": "wespeaker"}}
+    work = {"macs": 2_500_000, "bit_operations": 160_000_000}
+    found = {"layers": [layer | work], "bytes": 2000, "plan": "*=uniform8", "front_end": {"name": "wespeaker"}}
+    found |= {"float_layers": [{"name": "last", "shape": [8, 4]} | work], "seconds": 3.0} | work
     stand_in("export.inspect", describe=lambda path: found)
     assert json.loads(sotto("inspect", "m.onnx", "--json").stdout) == found
-    assert "16×1×3×3" in sotto("inspect", "m.onnx").stdout
+    text = sotto("inspect", "m.onnx").stdout
+    assert "16×1×3×3" in text
+    assert "2.50" in text.splitlines()[1]
+    assert text.splitlines()[2].split()[:4] == ["last", "8×4", "float", "32"]
+    assert "0.003 billion MACs and 0.2 billion bit-operations for 3 s" in text
 
 
 def test_every_command_has_json_and_traceback() -> None:
@@ -290,5 +299,62 @@ def test_every_command_has_json_and_traceback() -> None:
 
 
 def test_table_puts_numbers_to_the_right() -> None:
-    text = cli.table(["name", "ms"], [["long name", "1.5"], ["x", "10.25"], ["y", ""]])
+    text = table(["name", "ms"], [["long name", "1.5"], ["x", "10.25"], ["y", ""]])
     assert text.splitlines() == ["name          ms", "long name    1.5", "x          10.25", "y"]
+
+
+ALLOCATED = {
+    "plan": "conv1=uniform8; *=kmeans2",
+    "bits_per_weight": 2.5,
+    "file_bytes": 54321,
+    "predicted_damage": 0.0125,
+    "sensitivity": "drift",
+    "layers": [{"name": "conv1", "shape": [4, 1, 3], "spec": "uniform8", "bits": 8, "bytes": 28, "damage": 0.0125}],
+    "float_eer": 0.05,
+    "evaluations": 2,
+    "tried": [{"bits_per_weight": 2.5, "bytes": 50000, "eer": 0.0512}],
+}
+
+
+def test_allocate_hands_everything_on(stand_in: Any) -> None:
+    asked: dict[str, Any] = {}
+    stand_in("lab.budget", allocate=lambda checkpoint, **settings: asked.update(settings) or ALLOCATED)
+    call = ["allocate", "c.safetensors", "--max-eer-loss", "2%", "--data", "speech", "--trials", "l", "--audio", "root"]
+    done = sotto(*call, "--widths", "2,4", "--format", "uniform", "--search", "milp", "--sensitivity", "hessian")
+    assert done.exit_code == 0, done.stderr
+    for told in ("conv1=uniform8; *=kmeans2", "2.500 bits a weight", "54,321 bytes", "EER % 5.12", "2 evaluations"):
+        assert told in done.stdout
+    assert asked == {
+        "size": None,
+        "bits_per_weight": None,
+        "max_eer_loss": "2%",
+        "data": "speech",
+        "trials": ("l",),
+        "audio": "root",
+        "sensitivity": "hessian",
+        "search": "milp",
+        "widths": [2, 4],
+        "family": "uniform",
+        "utterances": 32,
+        "out": None,
+        "seed": 0,
+    }
+    assert json.loads(sotto(*call, "--json").stdout) == ALLOCATED
+    assert "2,3,4" in sotto(*call, "--widths", "2-4").stderr
+
+
+def test_compress_within_a_budget(stand_in: Any) -> None:
+    asked: dict[str, Any] = {}
+    made = {"model": "m.onnx", "bytes": 50000, "bits_per_weight": 2.5, "cosine_to_checkpoint": {"mean": 0.99}}
+    report = {**made, "allocation": ALLOCATED}
+    stand_in("lab.budget", compress_within=lambda checkpoint, **settings: asked.update(settings) or report)
+    done = sotto("compress", "c.safetensors", "--size", "50kB", "--out", "m.onnx", "--search", "sections")
+    assert done.exit_code == 0, done.stderr
+    assert "m.onnx: 50,000 bytes" in done.stdout
+    assert "plan conv1=uniform8; *=kmeans2" in done.stdout
+    assert (asked["size"], asked["bits_per_weight"], asked["max_eer_loss"]) == ("50kB", None, None)
+    how = {"sensitivity": "drift", "search": "sections", "widths": [1, 2, 3, 4, 8], "family": "kmeans"}
+    assert asked["allocation"] == how
+    both = sotto("compress", "c.safetensors", "--size", "50kB", "--bits", 4, "--out", "m.onnx")
+    assert both.exit_code == 2
+    assert "leave --bits and --plan out" in both.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
 import shlex
 import sys
@@ -12,8 +13,10 @@ from pathlib import Path
 import click
 import pytest
 
-from sottovoce import cli
-from sottovoce.bits.plan import Plan
+from sottovoce import cli, networks
+from sottovoce.bits.formats import FORMATS
+from sottovoce.bits.plan import CODEBOOKS, RULES, Plan, Spec
+from sottovoce.lab import recipe
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -106,6 +109,84 @@ def test_every_command_is_documented(name: str) -> None:
     }
     assert {option for option in options - general if option not in section[1]} == set()
     assert f"sotto {name}" in section[1]
+
+
+def choices(name: str) -> Iterator[click.Option]:
+    """The options of a command, its own ones, whose value is one of a few words."""
+    for option in cli.main.commands[name].params:
+        if (
+            isinstance(option, click.Option)
+            and isinstance(option.type, click.Choice)
+            and isinstance(option.default, str)
+        ):
+            yield option
+
+
+@pytest.mark.parametrize("name", sorted(cli.main.commands))
+def test_words_that_an_option_takes_are_documented(name: str) -> None:
+    text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    for option in choices(name):
+        assert {word for word in option.type.choices if f"`{word}`" not in text} == set()
+        assert option.name == "engine" or f"`{option.default}` (default)" in text
+
+
+def section(page: str, name: str) -> str:
+    """The text below a heading of a page in docs/."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    found = re.search(rf"^## {re.escape(name)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found, f"docs/{page} has no section {name!r}"
+    return found[1]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of the tables in a text, heads left out."""
+    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| `")]
+    return [[cell.strip() for cell in line] for line in lines]
+
+
+def plain(value: object) -> object:
+    """A default as TOML gives it."""
+    return list(map(plain, value)) if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize("table", ["data", "augment", "loss", "optim", "quant"])
+def test_every_key_of_a_recipe_is_documented_with_its_default(table: str) -> None:
+    kind = {entry.name: entry for entry in dataclasses.fields(recipe.Recipe)}[table].type
+    wanted = {
+        entry.name: plain(entry.default)
+        for entry in dataclasses.fields(getattr(recipe, str(kind)))
+        if entry.default is not dataclasses.MISSING
+    }
+    told = {cells[0].strip("`"): cells[1].strip("`") for cells in rows(section("recipes.md", f"[{table}]"))}
+    read = {key: tomllib.loads(f"value = {text}")["value"] for key, text in told.items() if text}
+    assert read == wanted
+    assert set(told) - set(wanted) == ({"manifest"} if table == "data" else set())
+
+
+def test_every_preset_of_a_network_is_documented() -> None:
+    told = {name for cells in rows(section("recipes.md", "[network]")) for name in re.findall(r"`([\w-]+)`", cells[0])}
+    assert told == set(networks.PRESETS)
+
+
+def test_every_family_of_formats_is_documented() -> None:
+    told = {cells[0].strip("`"): cells for cells in rows(section("methods.md", "Specs")) if len(cells) == 4}
+    assert {name: tuple(re.findall(r"`(\w+)`", cells[3])) for name, cells in told.items()} == RULES
+    widths = {family: {entry.bits for entry in FORMATS.values() if entry.family == family} for family in RULES}
+    assert {name: set(map(int, cells[1].split())) for name, cells in told.items()} == widths
+
+
+def test_names_in_the_methods_exist() -> None:
+    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    specs = re.findall(r"`(\w+/(?:layer|channel|codebook)/\w+)`", text)
+    assert len(specs) >= 10
+    assert [str(Spec.parse(spec)) for spec in specs] == specs
+    assert all((ROOT / folder).is_dir() for folder in re.findall(r"`(recipes/[\w-]+)`", text))
+    keys = {
+        entry.name for kind in ("Data", "Loss", "Optim", "Quant") for entry in dataclasses.fields(getattr(recipe, kind))
+    }
+    assert set(re.findall(r"`(?:\[\w+\] )?(\w+) = ", text)) <= keys
+    assert set(re.findall(r"`\[\w+\] (\w+)`", text)) <= keys
+    assert set(CODEBOOKS) == {"kmeans", "binary"}, "docs/methods.md names the families that have codebooks a channel"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -52,9 +52,30 @@ def test_what_a_width_costs(tables: ModuleType, monkeypatch: pytest.MonkeyPatch)
         {"name": "float", "bytes": 8000, "mean_eer": 0.10, "lists": [measured(0.08), measured(0.12)]},
         {"name": "4 bit", "bytes": 1000, "mean_eer": 0.11, "lists": [measured(0.09), measured(0.13)]},
     ]
+    models[1] |= {"relative_eer": 0.1, "relative_eer_interval": [-0.05, 0.25]}
     monkeypatch.setattr(tables, "results", lambda name: {"models": models})
-    assert tables.real().splitlines()[-1] == "| 4 bit | 1,000 | 8.0 | 11.00 % | +10.0 % | 0.500 |"
+    assert tables.real().splitlines()[-1] == "| 4 bit | 1,000 | 8.0 | 11.00 % | +10.0 % (-5.0 to +25.0) | 0.500 |"
     assert tables.real_lists().splitlines()[-1] == "| a | 12.00 % (1.00 to 20.00) | 13.00 % (1.00 to 20.00) |"
+
+
+def test_methods_stand_in_rows_and_widths_in_columns(tables: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cell(method: str, bits: int, seed: int, relative: float) -> dict[str, object]:
+        return {
+            "method": method,
+            "bits": bits,
+            "seed": seed,
+            "mean_eer": 0.1 * (1 + relative),
+            "relative_eer": relative,
+        }
+
+    models = [{"mean_eer": 0.1}, cell("a", 4, 1, 0.1), cell("a", 2, 1, 0.5), cell("b", 2, 1, 0.2), cell("b", 2, 2, 9.0)]
+    monkeypatch.setattr(tables, "results", lambda name: {"models": models})
+    assert tables.quantizers().splitlines() == [
+        "| float: 10.00 % | 4 bits | 2 bits |",
+        "| --- | ---: | ---: |",
+        "| a | 11.00 %, +10.0 % | 15.00 %, +50.0 % |",
+        "| b |  | 12.00 %, +20.0 % |",
+    ]
 
 
 def test_ratios_are_to_the_fastest_peer(tables: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,8 @@ def load(path: str | Path | None = None, engine: str = "onnxruntime", threads: i
     """Load a model file; without a path, the one that the package ships.
 
     engine: 'onnxruntime' or 'openvino'.   threads: of one `embed`.   check: run the file's self-test.
-    Raises BadModel for a file that is missing, damaged, or not ours; MissingExtra when OpenVINO is not installed.
+    Raises BadModel for a file that is missing, damaged, or not ours; MissingExtra when OpenVINO is not installed;
+    BadInput for OpenVINO on a processor where its sums of 8-bit products overflow.
     """
     if engine not in ENGINES:
         raise BadInput(f"engine {engine!r} is unknown; known: {', '.join(ENGINES)}")
@@ -98,6 +99,11 @@ def load(path: str | Path | None = None, engine: str = "onnxruntime", threads: i
     place = Path(path) if path is not None else SHIPPED
     content = _content(place)
     metadata, run = ENGINES[engine](place, content, threads)
+    if engine == "openvino" and metadata.get("activations") == "uint8" and _sums_overflow():
+        raise BadInput(
+            "engine 'openvino' adds pairs of 8-bit products in 16 bits on this processor, which has no VNNI: "
+            "embeddings would be wrong (cosine about 0.9); use onnxruntime"
+        )
     model = Model(place, hashlib.sha256(content).hexdigest()[:12], metadata, run)
     if check:
         model.self_test()
