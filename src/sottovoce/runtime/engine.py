@@ -22,6 +22,7 @@ from sottovoce.errors import BadInput, BadModel, MissingExtra
 PREFIX = "sottovoce."  # of our entries in the file's metadata
 FORMAT_VERSION = 1
 LARGEST_FILE = 2**31 - 1  # bytes; protobuf cannot read more
+EXACT_SUMS_FROM = (1, 30)  # first onnxruntime whose exact way on processors without VNNI does not abort
 SHIPPED = Path(__file__).parent.parent / "models" / "shipped.onnx"
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -133,7 +134,10 @@ def _session(path: Path, content: bytes, threads: int, optimise: bool = True) ->
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if _sums_overflow():
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        if _version(onnxruntime.__version__) >= EXACT_SUMS_FROM:
+            options.add_session_config_entry("session.x64quantprecision", "1")
+        elif optimise:  # in float: slower, and right
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has no public base class for its errors
@@ -142,10 +146,16 @@ def _session(path: Path, content: bytes, threads: int, optimise: bool = True) ->
         ) from None
 
 
+def _version(text: str) -> tuple[int, ...]:
+    """Major and minor number of a version."""
+    return tuple(int(part) for part in text.split(".")[:2])
+
+
 def _sums_overflow() -> bool:
     """Whether this processor adds pairs of 8-bit products in 16 bits: an x86 without VNNI, where Linux tells.
 
-    onnxruntime then has an exact way, half as fast, that must not be asked for where it is not needed.
+    onnxruntime then has an exact way, half as fast, that must not be asked for where it is not needed, nor of versions
+    before 1.30, which it makes abort.
     """
     try:
         flags = (
