@@ -156,6 +156,15 @@ def file_contract() -> str:
     return markdown(heads, rows)
 
 
+def training_cost() -> str:
+    """A quantized step over a float step, by spec and network."""
+    rows = results("training_cost")["rows"]
+    names = list(dict.fromkeys(row["network"] for row in rows))
+    found = {(row["spec"], row["network"]): row["ratio"] for row in rows}
+    specs = dict.fromkeys(row["spec"] for row in rows)
+    return markdown(["spec", *names], [[f"`{spec}`", *(f"{found[spec, n]:.2f}" for n in names)] for spec in specs])
+
+
 def frontend() -> str:
     """How far the front end is from Kaldi's, and both from float64."""
     found = results("frontend")
@@ -189,6 +198,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "quantizers": quantizers,
     "real": real,
     "real-lists": real_lists,
+    "training-cost": training_cost,
 }
 
 
