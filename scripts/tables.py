@@ -118,6 +118,13 @@ def quantizers() -> str:
     return _grid_of([model for model in models[1:] if model["seed"] == models[1]["seed"]], models[0])
 
 
+def quantizers_pairs() -> str:
+    """Ours against k-means training as its papers have it, at the same width."""
+    found = results("quantizers")["pairs"]
+    rows = [[pair["against"].partition(", seed")[0], change(pair)] for pair in found]
+    return markdown(["against", "EER of ours"], rows)
+
+
 def _grid_of(cells: Sequence[Results], first: Results) -> str:
     """Methods by widths; the float network's own rate in the heading."""
     widths = sorted({cell["bits"] for cell in cells}, reverse=True)
@@ -196,6 +203,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "file-contract": file_contract,
     "frontend": frontend,
     "quantizers": quantizers,
+    "quantizers-pairs": quantizers_pairs,
     "real": real,
     "real-lists": real_lists,
     "training-cost": training_cost,
