@@ -23,6 +23,7 @@ EVERYTHING = """through = [4]
 gains_from = 1
 gain_clip = 1.5
 norm_batches = 2
+round_batches = 1
 assign = "epoch"
 """
 OPTIM = """average = 0.9
@@ -206,3 +207,15 @@ def test_bf16_falls_back_where_it_is_emulated(monkeypatch) -> None:
     ]
     monkeypatch.setattr(feed, "has_bf16", lambda: True)
     assert feed.precision("bf16", cpu) == "bf16"
+
+
+def test_a_rounded_start_is_nearer_to_the_teacher(corpus: Path, plain: str, start: Path, tmp_path: Path) -> None:
+    alone = plain.replace("[loss]", f'[loss]\nweight = 0\nteacher = "{start}"\nteacher_weight = 1.0')
+    text = alone.replace("epochs = 3", "epochs = 1\nfreeze_norms = 0.0") + QUANT.format(start=start)
+    first = {}
+    for count in (0, 3):
+        recipe = corpus / f"rounded{count}.toml"
+        recipe.write_text(f"{text}round_batches = {count}\n")
+        train(recipe, tmp_path / str(count), corpus, cache=corpus / "cache")
+        first[count] = log(tmp_path / str(count))[0]["loss"]
+    assert first[3] < 0.9 * first[0]

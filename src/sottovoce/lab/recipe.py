@@ -110,6 +110,7 @@ class Quant:
     gain_clip: float = 0.0  # greatest L2 norm of the gradient of all quantizer scales; 0: any
     refresh: Literal["epoch", "never"] = "epoch"  # when learned codebooks move towards their weights
     assign: Literal["step", "epoch"] = "step"  # when weights get their codes
+    round_batches: int = 0  # batches on which weights are rounded, as `compress` does, before a stage trains them
     norm_batches: int = 0  # batches on which batch norm is estimated anew at the start of a stage and at the end
 
 

@@ -231,21 +231,34 @@ class Trainer:
         head.load_state_dict({"weight": weight})
 
     def _enter(self, stage: Stage) -> None:
-        """Begin a stage: its plan on the network, a fresh optimiser and average, batch norm estimated."""
-        self._attach(stage)
+        """Begin a stage: its plan on the network, weights rounded, a fresh optimiser and average, norms estimated."""
+        self._attach(stage, fresh=True)
         self._estimate_norms(stage.first)
 
-    def _attach(self, stage: Stage) -> None:
+    def _attach(self, stage: Stage, fresh: bool = False) -> None:
         self.stage = stage
         self.about["plan"] = stage.plan
         if stage.plan:
             quant.change(self.network, Plan.parse(stage.plan))
+            if fresh:
+                self._round(stage.first)
         alone = self.team.world == 1
         self.step_module: nn.Module = self.learner if alone else DistributedDataParallel(self.learner)
         self.quantizer_parameters = [*quant.scales(self.network), *quant.codebooks(self.network)]
         self.optimiser = optimiser(self.recipe.optim, self.learner, self.quantizer_parameters)
         decay = self.recipe.optim.average
         self.average = Average(self.network, decay) if decay else None
+
+    def _round(self, epoch: int) -> None:
+        """Weights rounded on the first batches of an epoch so that layers keep their outputs, a start nearer to the
+        float network than nearest levels. The leading process rounds on its share of the batches; others follow it."""
+        count = min(self.recipe.quant.round_batches, self.batches.steps)
+        if not count:
+            return
+        features = [fed.features for fed in islice(self.feed.run(epoch), count)]
+        frames = min(one.shape[-1] for one in features)
+        self.network.eval()
+        quant.round_network(self.network, torch.cat([one[..., :frames] for one in features]), seed=self.recipe.seed)
 
     @torch.no_grad()
     def _estimate_norms(self, epoch: int) -> None:

@@ -6,6 +6,7 @@ from sottovoce.quant.attach import attach, attached, codebooks, coded, detach, h
 from sottovoce.quant.change import change
 from sottovoce.quant.damping import damping_loss
 from sottovoce.quant.gains import clamp_gains, positive_gains
+from sottovoce.quant.sequential import round_network
 
 __all__ = [
     "attach",
@@ -20,5 +21,6 @@ __all__ = [
     "positive_gains",
     "quantizable",
     "refresh",
+    "round_network",
     "scales",
 ]
