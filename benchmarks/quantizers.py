@@ -50,7 +50,7 @@ METHODS: dict[str, Callable[[int, str], Change]] = {
     "KMQAT per channel": plain("kmeans{bits}/codebook/mass"),
     "LSQ": plain("lsq{bits}/layer/lsq"),
     "ours": followed("kmeans{bits}/codebook/learned"),
-    "ours, rounded start": followed("kmeans{bits}/codebook/learned", round_batches=4),
+    "ours from rounded": followed("kmeans{bits}/codebook/learned", round_batches=4),
     # what of ours does it: one change at a time
     "KMQAT per layer + teacher": followed("kmeans{bits}/layer/mass"),
     "Lloyd per channel scale + teacher": followed("kmeans{bits}/channel/mse"),
