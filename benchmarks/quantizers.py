@@ -65,6 +65,14 @@ def name_of(method: str, bits: int, seed: int) -> str:
     return f"{method}, {bits} bits, seed {seed}"
 
 
+def seeds_together(wanted: list[tuple[str, int, int]]) -> dict[str, list[str]]:
+    """Name of each method and width → its cells under all seeds."""
+    found: dict[str, list[str]] = {}
+    for method, bits, seed in wanted:
+        found.setdefault(f"{method}, {bits} bits", []).append(name_of(method, bits, seed))
+    return found
+
+
 def folder_of(work: Path, name: str) -> Path:
     """Where a cell is trained and written."""
     return work / name.replace(", ", "-").replace(" ", "_").replace("+", "and")
@@ -120,6 +128,10 @@ def cost(folder: Path) -> dict[str, float]:
 @click.option("--seeds", default="1", show_default=True)
 @click.option("--workers", default=1, show_default=True, help="Cells trained at a time.")
 @click.option("--threads", default=2, show_default=True, help="Threads of each.")
+@click.option("--measure-on", type=click.Path(exists=True, file_okay=False, path_type=Path), help="[default: speech]")
+@click.option(
+    "--against", default="KMQAT per layer,KMQAT per channel", show_default=True, help="What ours is set beside."
+)
 @click.option("--draws", default=1000, show_default=True, help="Bootstrap draws.")
 @click.option("--measure-only", is_flag=True, help="Train nothing; measure the cells that are there.")
 def main(
@@ -132,6 +144,8 @@ def main(
     seeds: str,
     workers: int,
     threads: int,
+    measure_on: Path | None,
+    against: str,
     draws: int,
     measure_only: bool,
 ) -> None:
@@ -155,21 +169,23 @@ def main(
 
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(one, wanted))
-    lists = sorted((speech / "trials").glob("*.txt"))
+    root = measure_on or speech
     files = {"float": first, **{name_of(*asked): folder_of(work, name_of(*asked)) / "model.onnx" for asked in wanted}}
+    groups = seeds_together(wanted) if "," in seeds else {}
     pairs = [
-        (name_of("ours", b, s), name_of(other, b, s))
-        for _, b, s in wanted
-        for other in ("KMQAT per layer", "KMQAT per channel")
-        if ("ours", b, s) in wanted and (other, b, s) in wanted
+        (mine, mine.replace(ours, other, 1))
+        for mine in [*files, *groups]
+        for ours in ("ours from rounded", "ours")
+        for other in against.split(",")
+        if mine.startswith(f"{ours},") and mine.replace(ours, other, 1) in [*files, *groups]
     ]
-    measured = compare(files, lists, speech, pairs=list(dict.fromkeys(pairs)), draws=draws)
+    measured = compare(files, sorted((root / "trials").glob("*.txt")), root, pairs=pairs, groups=groups, draws=draws)
     for model, asked in zip(measured["models"][1:], wanted, strict=True):
         model.update(dict(zip(("method", "bits", "seed"), asked, strict=True)), **cost(folder_of(work, model["name"])))
     result = {
         "what": "one float network quantized by every method and width, same data and epochs; mean EER of the files",
         "command": f"python benchmarks/quantizers.py {recipe} --speech FOLDER --work WORK --out {out} --methods "
-        f"'{methods}' --bits {bits} --seeds {seeds}",
+        f"'{methods}' --bits {bits} --seeds {seeds}{' --measure-on STRESS' if measure_on else ''}",
         "recipe": recipe.name,
         "machine": machine(),
         "versions": versions(),

@@ -43,9 +43,44 @@ def test_the_interval_of_a_difference_is_that_of_paired_draws(trial_list):
     draws = compared.mean_draws([clean, noisy], [trials, trials], 200, 3)
     scores = [compared.trial_scores(trials, known) for known in (clean, noisy)]
     single = [redrawn([s[0]], *s[1:], [equal_error], 200, 3)[:, 0, 0] for s in scores]
-    again = [redrawn([s[0]], *s[1:], [equal_error], 200, 4)[:, 0, 0] for s in scores]
-    expected = (np.stack(single, axis=1) + np.stack(again, axis=1)) / 2
+    expected = np.stack(single, axis=1)
     assert np.allclose(draws, expected[~np.isnan(expected).any(axis=1)])
+
+
+def test_other_speakers_are_drawn_apart(trial_list, tmp_path):
+    path, clean, noisy = trial_list
+    fewer = tmp_path / "fewer.txt"
+    fewer.write_text("".join(f"{line}\n" for line in path.read_text().splitlines() if "s5/" not in line))
+    whole, part = read_trials(path), read_trials(fewer)
+    draws = compared.mean_draws([clean, noisy], [whole, part], 200, 3)
+    scores = [[compared.trial_scores(trials, known) for known in (clean, noisy)] for trials in (whole, part)]
+    apart = [
+        np.stack([redrawn([s[0]], *s[1:], [equal_error], 200, 3 + number)[:, 0, 0] for s in pair], axis=1)
+        for number, pair in enumerate(scores)
+    ]
+    expected = np.mean(apart, axis=0)
+    assert np.allclose(draws, expected[~np.isnan(expected).any(axis=1)])
+
+
+def test_a_group_is_the_mean_of_its_files(trial_list, monkeypatch):
+    path, clean, noisy = trial_list
+    known = {"a": clean, "b": noisy, "c": clean}
+    monkeypatch.setattr(compared, "load", lambda file: SimpleNamespace(name=str(file), metadata={}, id="x", path=path))
+    monkeypatch.setattr(compared, "embed_names", lambda model, *_, **__: (known[model.name[-1]], {}))
+    monkeypatch.setattr(compared, "Path", lambda _: path)
+    files = {"float": "a", "one": "b", "two": "c"}
+    groups = {"both": ["one", "two"], "alone": ["one"]}
+    pairs = [("alone", "float"), ("both", "alone"), ("one", "alone")]
+    result = compared.compare(files, [path], path.parent, pairs=pairs, groups=groups, draws=50)
+    rates = {one["name"]: one["mean_eer"] for one in result["models"]}
+    both, alone = result["groups"]
+    assert both["mean_eer"] == pytest.approx((rates["one"] + rates["two"]) / 2)
+    assert alone["relative_eer_interval"] == result["models"][1]["relative_eer_interval"]
+    assert result["pairs"][2]["relative_eer_interval"] == [0.0, 0.0]
+    with pytest.raises(BadInput, match="name of a file"):
+        compared.compare(files, [path], path.parent, groups={"one": ["two"]})
+    with pytest.raises(BadInput, match="'three'"):
+        compared.compare(files, [path], path.parent, groups={"more": ["three"]})
 
 
 def test_one_system_redrawn_has_the_interval_of_intervals(trial_list):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sottovoce.errors import BadInput
 from sottovoce.lab.evaluate import Embeddings, embed_names, identity, measure, readable, trial_scores
-from sottovoce.lab.lists import Trials
+from sottovoce.lab.lists import Trials, speakers_of
 from sottovoce.runtime.engine import load
 from sottovoce.scores.metrics import equal_error, redrawn
 
@@ -26,6 +26,7 @@ def compare(
     root: str | Path,
     *,
     pairs: Sequence[tuple[str, str]] = (),
+    groups: Mapping[str, Sequence[str]] | None = None,
     draws: int = 1000,
     seed: int = 0,
     workers: int = 1,
@@ -34,21 +35,21 @@ def compare(
 
     returns: `models`, for each file its name, bytes, plan, figures per list (as `evaluate`), mean_eer over the lists
     with a 95 % interval, mean_min_dcf, and against the first file: relative_eer with its interval (bootstrap over
-    speakers, the same draws for both) and the mean cosine between embeddings; `pairs`, for each pair of names asked for
-    relative_eer of the first against the second, with its interval. Raises BadInput, BadList.
+    speakers, the same draws for both) and the mean cosine between embeddings; `groups`, for each group of files, such
+    as one method under several seeds, the mean of its files in the same figures; `pairs`, for each pair of names asked
+    for, files or groups, relative_eer of the first against the second, with its interval. Raises BadInput, BadList.
     """
     if not files:
         raise BadInput("compare: no file given")
-    unknown = [name for pair in pairs for name in pair if name not in files]
-    if unknown:
-        raise BadInput(f"compare: no file is named {unknown[0]!r}; known: {', '.join(files)}")
+    grouped = {name: list(members) for name, members in (groups or {}).items()}
+    _check_names(files, grouped, pairs)
     loaded = [readable(Path(path)) for path in lists]
     names = list(dict.fromkeys(name for trials in loaded for name in trials.utterances))
     models = {name: load(path) for name, path in files.items()}
     embedded = {name: embed_names(model, names, root, workers=workers)[0] for name, model in models.items()}
     means = mean_draws(list(embedded.values()), loaded, draws, seed)
     first = next(iter(embedded.values()))
-    found = []
+    found: list[dict[str, Any]] = []
     for index, (name, known) in enumerate(embedded.items()):
         measured = [measure(trials, known, draws=draws, seed=seed) for trials in loaded]
         model, path = models[name], Path(files[name])
@@ -71,26 +72,57 @@ def compare(
                 "cosine_to_first": float(np.mean([float(first[name] @ known[name]) for name in first])),
             }
         )
-    eers, order = {one["name"]: one["mean_eer"] for one in found}, list(files)
+    rates = {name: (found[index]["mean_eer"], means[:, index]) for index, name in enumerate(files)}
+    for name, members in grouped.items():
+        parts = [rates[member] for member in members]
+        rates[name] = (float(np.mean([rate for rate, _ in parts])), np.mean([drawn for _, drawn in parts], axis=0))
+    base, drawn = rates[next(iter(files))]
+    together = [
+        {
+            "name": name,
+            "files": members,
+            "mean_eer": rates[name][0],
+            "mean_eer_interval": percentiles(rates[name][1]),
+            "relative_eer": rates[name][0] / base - 1,
+            "relative_eer_interval": percentiles(rates[name][1] / drawn - 1),
+        }
+        for name, members in grouped.items()
+    ]
     against = [
         {
             "name": name,
             "against": other,
-            "relative_eer": eers[name] / eers[other] - 1,
-            "relative_eer_interval": percentiles(means[:, order.index(name)] / means[:, order.index(other)] - 1),
+            "relative_eer": rates[name][0] / rates[other][0] - 1,
+            "relative_eer_interval": percentiles(rates[name][1] / rates[other][1] - 1),
         }
         for name, other in pairs
     ]
-    return {"models": found, "pairs": against}
+    return {"models": found, "groups": together, "pairs": against}
+
+
+def _check_names(
+    files: Mapping[str, str | Path], groups: Mapping[str, Sequence[str]], pairs: Sequence[tuple[str, str]]
+) -> None:
+    """Raises BadInput for a name that no file or group has, a group of nothing, a group named as a file."""
+    known = [*files, *groups]
+    if len(set(known)) < len(known) or not all(groups.values()):
+        raise BadInput("compare: a group has the name of a file, or no files; name groups apart and fill them")
+    asked = [name for members in groups.values() for name in members if name not in files]
+    asked += [name for pair in pairs for name in pair if name not in known]
+    if asked:
+        raise BadInput(f"compare: no file is named {asked[0]!r}; known: {', '.join(known)}")
 
 
 def mean_draws(
     embedded: Sequence[Mapping[str, Embeddings]], lists: Sequence[Trials], draws: int, seed: int
 ) -> NDArray[np.float64]:
     """Mean EER over the lists of every file in every draw of speakers: (draws, files); draws that lost a class of
-    some list are left out. Speakers of different lists are drawn apart."""
+    some list are left out. Lists of the same speakers share their draws, as errors on them are no news of other people;
+    those of different speakers are drawn apart."""
     rates = []
-    for number, trials in enumerate(lists):
+    numbers: dict[frozenset[str], int] = {}
+    for trials in lists:
+        number = numbers.setdefault(frozenset(speakers_of(trials).values()), len(numbers))
         scored = [trial_scores(trials, known) for known in embedded]
         labels, enrol, test = scored[0][1:]
         systems = [one[0] for one in scored]
