@@ -6,6 +6,7 @@ above all of them, so ties are never split.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sottovoce.errors import BadInput
+from sottovoce.scores.isotonic import pool_adjacent
 
 Real = NDArray[np.float64]
 Rate = Callable[[Real, Real], float]  # (miss rates, false-accept rates) of the curve's points → a figure
@@ -56,12 +58,60 @@ def min_dcf(
     p_target: prior of a target trial; 1 is the cost of always giving the cheaper of the two answers. Raises BadInput as
     `eer`, and for a prior outside (0, 1).
     """
-    if not 0.0 < p_target < 1.0:
-        raise BadInput(f"minDCF: a prior of {p_target} is not between 0 and 1")
+    _check_prior("minDCF", p_target)
     found = curve(scores, labels)
     costs = _costs(found.misses, found.accepts, p_target, c_miss, c_fa)
     best = int(np.argmin(costs))
     return float(costs[best]), float(found.thresholds[best])
+
+
+def bayes_threshold(p_target: float, c_miss: float = 1.0, c_fa: float = 1.0) -> float:
+    """The log-likelihood ratio, in nats, from which accepting is the cheaper answer at this prior and these costs.
+
+    Raises BadInput for a prior outside (0, 1).
+    """
+    _check_prior("Bayes threshold", p_target)
+    return math.log(c_fa * (1.0 - p_target)) - math.log(c_miss * p_target)
+
+
+def act_dcf(llrs: ArrayLike, labels: ArrayLike, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0) -> float:
+    """Normalised detection cost of deciding at the Bayes threshold: what the calibration costs beside minDCF.
+
+    llrs: (trials,) natural log-likelihood ratios   labels: (trials,) 1 for target. Raises BadInput as `min_dcf`.
+    """
+    threshold = bayes_threshold(p_target, c_miss, c_fa)
+    values, target = _checked(llrs, labels)
+    misses, accepts = np.mean(values[target] < threshold), np.mean(values[~target] >= threshold)
+    return float(_costs(np.asarray(misses), np.asarray(accepts), p_target, c_miss, c_fa))
+
+
+def cllr(llrs: ArrayLike, labels: ArrayLike) -> float:
+    """Cost of log-likelihood ratios over all priors, in bits: 0 for perfect ones, 1 for llrs that are all 0.
+
+    llrs: (trials,) natural log-likelihood ratios   labels: (trials,) 1 for target. Raises BadInput for values that are
+    not finite and for a single class. Source: Brümmer and du Preez 2006, "Application-independent evaluation of
+    speaker detection".
+    """
+    values, target = _checked(llrs, labels)
+    return _mean_bits(values, target.astype(np.float64), (~target).astype(np.float64))
+
+
+def min_cllr(scores: ArrayLike, labels: ArrayLike) -> float:
+    """The Cllr that is left when scores are mapped to llrs by the best rising function: what they tell apart at all.
+
+    scores: (trials,) of any scale; equal scores get one llr. Raises BadInput as `cllr`. Source: Brümmer and du Preez
+    2006, optimal calibration by pooling adjacent violators.
+    """
+    values, target = _checked(scores, labels)
+    _, place = np.unique(values, return_inverse=True)
+    each: list[Real] = [np.bincount(place, weights=kind).astype(np.float64) for kind in (target, ~target)]
+    runs = np.flatnonzero(np.diff(each[0] / (each[0] + each[1]), prepend=-1.0))  # equal neighbours are pooled anyhow
+    targets, nontargets = (np.add.reduceat(kind, runs) for kind in each)
+    trials = targets + nontargets
+    posterior, prior = pool_adjacent(targets / trials, trials), float(target.mean())
+    with np.errstate(divide="ignore"):  # where one class is alone the llr is infinite, and right
+        llrs = np.log(posterior / (1.0 - posterior)) - np.log(prior / (1.0 - prior))
+    return _mean_bits(llrs, targets, nontargets)
 
 
 def equal_error(misses: Real, accepts: Real) -> float:
@@ -178,6 +228,19 @@ def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[Real, NDArray[np.boo
     if target.all() or not target.any():
         raise BadInput(f"trials: {target.sum()} of {len(target)} are targets; error rates need both classes")
     return values, target
+
+
+def _check_prior(what: str, p_target: float) -> None:
+    if not 0.0 < p_target < 1.0:
+        raise BadInput(f"{what}: a prior of {p_target} is not between 0 and 1")
+
+
+def _mean_bits(llrs: Real, targets: Real, nontargets: Real) -> float:
+    """Cllr of as many targets and nontargets at each llr; no llr that a class does not have may cost it anything."""
+    hit, false = targets > 0, nontargets > 0
+    miss = np.dot(targets[hit], np.logaddexp(0.0, -llrs[hit])) / targets.sum()
+    accept = np.dot(nontargets[false], np.logaddexp(0.0, llrs[false])) / nontargets.sum()
+    return float((miss + accept) / 2.0 / math.log(2.0))
 
 
 def _thresholds(values: Real) -> Real:
