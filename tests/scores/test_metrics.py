@@ -16,12 +16,16 @@ from sottovoce.scores.metrics import (
     bootstrap,
     cllr,
     curve,
+    det,
     eer,
     equal_error,
+    errors_at,
     intervals,
     least_cost,
     min_cllr,
     min_dcf,
+    probit,
+    too_few,
 )
 
 Trials = tuple[np.ndarray, np.ndarray]
@@ -170,6 +174,67 @@ def test_a_prior_is_between_0_and_1(prior: float) -> None:
     for cost in (min_dcf, act_dcf):
         with pytest.raises(BadInput, match="prior"):
             cost([1, 2], [0, 1], prior)
+
+
+# ---- DET
+
+
+@pytest.mark.parametrize("grid", [None, 20])
+def test_det_agrees_with_scikit_learn(grid: int | None) -> None:
+    sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn is an oracle of the development install")
+    rng = np.random.default_rng(5)
+    labels = (rng.random(2000) < 0.3).astype(int)
+    scores = rng.normal(size=2000) + labels
+    scores = scores if grid is None else np.round(scores * grid) / grid
+    fpr, tpr, _ = sklearn.roc_curve(labels, scores, drop_intermediate=False)
+    fnr = 1 - tpr
+    inside = (fpr > 0) & (fpr < 1) & (fnr > 1e-12) & (fnr < 1)
+    found = det(scores, labels)
+    np.testing.assert_allclose(found.accepts[::-1], fpr[inside], atol=1e-9)
+    np.testing.assert_allclose(found.misses[::-1], fnr[inside], atol=1e-9)
+
+
+def test_det_of_normal_scores_is_a_straight_line() -> None:
+    """Nontargets N(0, 1), targets N(2, 1): y = -x - 2, whatever the threshold."""
+    rng = np.random.default_rng(6)
+    labels = np.repeat([0, 1], 20_000)
+    found = det(rng.normal(size=40_000) + 2 * labels, labels, most=50)
+    middle = (found.accepts > 0.02) & (found.misses > 0.02)
+    assert middle.sum() > 5
+    np.testing.assert_allclose(
+        found.y[middle], -found.x[middle] - 2, atol=0.06
+    )  # 0.06: three deviations at a rate of 2 %
+
+
+@settings(max_examples=50, deadline=None)
+@given(trials(), st.integers(2, 9))
+def test_a_thinned_det_keeps_points_and_ends(drawn: Trials, most: int) -> None:
+    full, thin = det(*drawn), det(*drawn, most=most)
+    assert len(thin.x) <= most
+    points = list(zip(full.accepts.tolist(), full.misses.tolist(), strict=True))
+    kept = list(zip(thin.accepts.tolist(), thin.misses.tolist(), strict=True))
+    assert set(kept) <= set(points)
+    assert (kept[:1], kept[-1:]) == (points[:1], points[-1:])
+    assert np.isfinite(full.x).all()
+    assert np.isfinite(full.y).all()
+
+
+def test_perfect_scores_have_no_place_on_probit_axes() -> None:
+    assert det([1, 2, 3, 4], [0, 0, 1, 1]).x.size == 0
+
+
+def test_probit() -> None:
+    np.testing.assert_allclose(probit([0.5, 0.975, 0.001]), [0.0, 1.959963984540054, -3.090232306167813], atol=1e-12)
+    for rate in (0.0, 1.0, np.nan):
+        with pytest.raises(BadInput, match="probit"):
+            probit([0.5, rate])
+
+
+def test_errors_are_counted_and_thirty_are_enough() -> None:
+    assert errors_at([1, 2, 3, 1, 2, 3], [1, 1, 1, 0, 0, 0], 2) == (1, 2)
+    assert not too_few(30, 30)
+    assert too_few(29.9, 100)
+    assert too_few(100, 29)
 
 
 # ---- log-likelihood ratios
