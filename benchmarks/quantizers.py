@@ -129,9 +129,7 @@ def cost(folder: Path) -> dict[str, float]:
 @click.option("--workers", default=1, show_default=True, help="Cells trained at a time.")
 @click.option("--threads", default=2, show_default=True, help="Threads of each.")
 @click.option("--measure-on", type=click.Path(exists=True, file_okay=False, path_type=Path), help="[default: speech]")
-@click.option(
-    "--against", default="KMQAT per layer,KMQAT per channel", show_default=True, help="Set beside ours."
-)
+@click.option("--against", default="KMQAT per layer,KMQAT per channel", show_default=True, help="Set beside ours.")
 @click.option("--draws", default=1000, show_default=True, help="Bootstrap draws.")
 @click.option("--measure-only", is_flag=True, help="Train nothing; measure the cells that are there.")
 def main(

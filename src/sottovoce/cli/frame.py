@@ -81,7 +81,7 @@ def lab_extra(doing: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in {"torch", "onnx", "safetensors", "tomli"}:
+        if (error.name or "").split(".")[0] not in {"torch", "onnx", "safetensors", "matplotlib", "tomli"}:
             raise
         raise MissingExtra(f"{doing} needs {error.name}: pip install 'sottovoce[lab]'") from None
 
