@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+MOST_ROWS = 14  # of a table that is open from the start
+LONG = 48  # letters of a cell from which on its column breaks lines
+
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1c; --dim: #565656; --paper: #ffffff; --line: #d4d4d4; --soft: #f3f3f3;
   --grid: #dcdcdc; --band: #d9d9d9; --link: #00558a; --c1: #0072b2; --c2: #d55e00; --c3: #009e73; --c4: #cc79a7;
@@ -32,8 +35,9 @@ table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabu
 caption { text-align: left; color: var(--dim); padding-bottom: .35rem; }
 th, td { padding: .25rem .7rem .25rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 thead th { border-bottom: 2px solid var(--line); font-weight: 600; vertical-align: bottom; }
-td.number, th.number { text-align: right; white-space: nowrap; }
-td.long { min-width: 16rem; max-width: 34rem; overflow-wrap: anywhere; }
+tbody th, tbody td { white-space: nowrap; }
+td.number, th.number { text-align: right; }
+tbody .long { min-width: 16rem; max-width: 34rem; white-space: normal; overflow-wrap: anywhere; }
 figure { margin: 1rem 0 1.5rem; }
 figure .wide { margin: 0; }
 figure svg { display: block; width: 100%; min-width: 30rem; height: auto; }
@@ -86,20 +90,21 @@ def listing(lines: Sequence[str]) -> str:
 
 
 def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[Any]], code: Sequence[int] = ()) -> str:
-    """A table that scrolls in its own box; columns of numbers go to the right.   code: columns shown as code."""
+    """A table that scrolls in its own box, numbers to the right; many rows wait for a click.   code: columns of code."""
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     right = [all(_number(row[index]) for row in cells) for index in range(len(heads))]
     kinds = [
-        "number" if right[index] else "long" if any(len(row[index]) > 60 for row in cells) else ""
+        "number" if right[index] else "long" if any(len(row[index]) > LONG for row in cells) else ""
         for index in range(len(heads))
     ]
     marks = [f' class="{kind}"' if kind else "" for kind in kinds]
     top = "".join(f'<th scope="col"{mark}>{escape(head)}</th>' for head, mark in zip(heads, marks, strict=True))
     body = "".join(f"<tr>{_cells(row, marks, code)}</tr>" for row in cells)
-    return (
+    shown = (
         f'<div class="wide" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
         f"<caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+    return shown if len(rows) <= MOST_ROWS else folded(f"{caption}: {len(rows)} rows", [shown])
 
 
 def _cells(row: Sequence[str], marks: Sequence[str], code: Sequence[int]) -> str:

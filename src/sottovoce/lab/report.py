@@ -15,12 +15,13 @@ from sottovoce import __version__
 from sottovoce.errors import BadFile, BadInput
 from sottovoce.lab import page
 from sottovoce.lab.page import Section
+from sottovoce.lab.report_bits import allocation
 from sottovoce.lab.report_calibration import calibration
 from sottovoce.lab.report_cascade import cascade
 from sottovoce.lab.report_decisions import drift, flips, probes
 from sottovoce.lab.report_facts import behind, excluded, limits, others, speed, training
 from sottovoce.lab.report_front import front
-from sottovoce.lab.report_layers import allocation, sensitivity, weights
+from sottovoce.lab.report_layers import sensitivity, weights
 from sottovoce.lab.report_rates import dets, histograms, rates
 from sottovoce.lab.report_words import plain
 from sottovoce.lab.sources import Found, read_sources
@@ -60,9 +61,9 @@ def report(
 
     paths: JSON results, scores (.npz) and run folders in any order, recognised by content.   date: words for below the
     title; left out, none, so that the same files give the same page.
-    returns: title, version, `files`, `sections` (title, and data as shown), `missing` (section, command), `out` and `bytes` of
-    the page. Raises BadFile for a file that is not recognised or damaged, BadInput for an `out` that cannot be
-    written and a page of more than 2 MB.
+    returns: title, version, `files`, `sections` (title, and data as shown), `missing` (section, command), and the
+    page's `out` and `bytes`. Raises BadFile for a file that is not recognised or damaged, BadInput for an `out` that
+    cannot be written and a page of more than 2 MB.
     """
     place = Path(out)
     if not place.resolve().parent.is_dir():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -15,82 +16,162 @@ from sottovoce.lab import figures, page
 from sottovoce.lab.figures import DIM
 from sottovoce.lab.page import Section
 from sottovoce.lab.report_rates import scored_lists
-from sottovoce.lab.report_words import decimal, filled, percent
+from sottovoce.lab.report_words import count, decimal, filled, list_name, model_name, percent, whisker, with_interval
 from sottovoce.lab.scored import Scored
-from sottovoce.lab.sources import Found, Json
+from sottovoce.lab.sources import Found, Json, Source
 from sottovoce.scores.isotonic import pool_adjacent
 
 SHOWN = 30  # rows in a figure
 WIDEST = 8.0  # nats shown
-NAMING = (
-    "cascade",
-    "name",
-    "model",
-    "bits",
-    "list",
-    "group",
-    "calibration",
-    "fitted_on",
-    "calibrated_by",
-    "method",
-    "split",
-)
+MEASURES = {"cllr": "Cllr", "dcf 0.01": "actDCF 0.01", "dcf 0.5": "actDCF 0.5"}
 
 Named = tuple[str, Json]
 
 
 def calibration(found: Found) -> Section | None:
-    """Cllr beside its minimum, actDCF beside minDCF, and how scores of each file become llrs."""
+    """What llrs cost beside the best possible, how scores become llrs, and the named points of each file."""
     parts: list[str] = []
-    rows = [row for source in found.of("calibration", "evaluation") for row in costs(source.content)]
+    data: list[Json] = []
+    for index, source in enumerate(found.of("calibrations")):
+        parts += [page.heading(source.name), *_held_out(source, f"calibrations-{index}")]
+        data.append({"source": source.name, **source.content})
+    stored = [(_who(one), one) for one in (source.content for source in found.of("calibration", "inspection"))]
+    stored = [(name, one) for name, one in stored if one.get("calibration")]
+    rows = [row for name, one in stored for row in _costs(name, one)]
+    rows += [
+        (f"{model_name(one)} on {list_name(one)}", one)
+        for source in found.of("evaluation")
+        for one in (source.content.get("lists") or [source.content])
+        if one.get("cllr") is not None
+    ]
     if rows:
-        worst = rows[:SHOWN]
-        told = "; ".join(f"{name}: {row['cllr']:.3f}, least {row['min_cllr']:.3f}" for name, row in worst)
-        draw = partial(_bars, rows=worst)
+        told = "; ".join(f"{name}: {row['cllr']:.3f}, least {row['min_cllr']:.3f}" for name, row in rows[:SHOWN])
         title = "Cost of log-likelihood ratios, and the least possible"
-        svg = figures.drawn("cllr", title, told, draw, height=1.2 + 0.24 * len(worst))
+        height = 1.2 + 0.24 * min(len(rows), SHOWN)
+        svg = figures.drawn("cllr", title, told, partial(_bars, rows=rows[:SHOWN]), height=height)
         words = "Cllr in bits: 0 is perfect, 1 tells nothing. Diamonds: the same scores calibrated perfectly."
         parts += [page.figure(svg, words), page.table("Cost of calibration", *_table(rows))]
-    maps = [row for source in found.of("calibration", "inspection") for row in _maps(source.content)]
+    parts += [part for name, one in stored for part in _points(name, one)]
+    maps = [(name, one["calibration"]) for name, one in stored]
     if maps:
-        told = "; ".join(f"{name}: {one['method']}" for name, one in maps)
+        told = "; ".join(f"{name}: {one.get('method')}" for name, one in maps)
         svg = figures.drawn("maps", "Scores to log-likelihood ratios", told, partial(_map_lines, maps=maps), height=3.8)
-        parts.append(page.figure(svg, "How each calibration turns a score into a log-likelihood ratio, in nats."))
+        words = "How each stored calibration turns a score into a log-likelihood ratio, side information left out."
+        parts.append(page.figure(svg, words))
     best = _best_maps(found)
+    parts += _best_figures(best)
+    data += [{"model": name, "calibration": one["calibration"]} for name, one in stored]
+    data += [{"list": name, "model": model, "best": one} for name, systems in best.items() for model, one in systems]
+    return Section("calibration", "Calibration", parts, data) if parts else None
+
+
+def _who(content: Json) -> str:
+    return PurePath(model_name(content)).name
+
+
+def _held_out(source: Source, name: str) -> list[str]:
+    """Results of benchmarks/calibration.py: cost over the least cost on speakers that were not fitted on."""
+    models = source.content["models"]
+    keys = [key for key in MEASURES if key in _own(next(iter(models.values())))]
+    told = "; ".join(
+        f"{model}: own {_ratio(_own(one), keys[0])}, that of the first {_ratio(one.get(FIRSTS), keys[0])}"
+        for model, one in models.items()
+    )
+    title = "Cost of calibration over the least cost, on other speakers"
+    draw = partial(_ratio_panels, models=models, keys=keys)
+    svg = figures.drawn(name, title, told, draw, height=3.7, shape=(1, len(keys)), sharey=True, squeeze=False)
+    words = "1 is the best that these scores allow; dashed: 10 % above it. Whiskers: least and largest of the halves."
+    heads = ["file", "calibration", *(f"{MEASURES[key]} over least" for key in keys)]
+    rows = [
+        [model, method, *(_ratio(one, key) for key in keys)]
+        for model, each in models.items()
+        for method, one in [*each["pooled"].items(), ("that of the first file", each.get(FIRSTS))]
+    ]
+    lists = [
+        [model, part, told_as, *(_ratio(one, key) for key in keys)]
+        for model, each in models.items()
+        for told_as, kind in (("all lists", "pooled_calibration_on_each_list"), ("it", "calibrated_on_the_list_itself"))
+        for part, one in (each.get(kind) or {}).items()
+    ]
+    shown = [
+        page.figure(svg, f"{title}. {words}"),
+        page.table("Fitted on half of the speakers, all lists", heads, rows),
+    ]
+    if lists:
+        shown.append(page.table("List by list", ["file", "list", "calibrated on", *heads[2:]], lists))
+    return shown
+
+
+FIRSTS = "with_the_calibration_of_the_first"
+
+
+def _own(model: Json) -> Json:
+    """The costs of a file under its own calibration, by the first method."""
+    return next(iter(model["pooled"].values())) or {}
+
+
+def _ratio(one: Json | None, key: str) -> str:
+    return decimal(((one or {}).get(key) or {}).get("ratio"))
+
+
+def _ratio_panels(axes: Any, models: Json, keys: Sequence[str]) -> None:
+    for panel, key in zip(axes[0], keys, strict=True):
+        for index, (label, read) in enumerate((("its own", _own), ("that of the first file", _firsts))):
+            known = [(at, (read(one) or {}).get(key) or {}) for at, one in enumerate(models.values())]
+            known = [(at, one) for at, one in known if one.get("ratio") is not None]
+            values = [one["ratio"] for _, one in known]
+            wide = whisker(values, [one.get("ratio_range") for _, one in known])
+            look = {**figures.style(index), "linestyle": "none", "elinewidth": 0.8, "capsize": 2}
+            panel.errorbar([at + 0.16 * (index - 0.5) for at, _ in known], values, yerr=wide, **look, label=label)
+        panel.axhline(1.1, color=DIM, linestyle="--", linewidth=1)
+        panel.axhline(1.0, color=DIM, linewidth=0.9)
+        panel.set_xticks(range(len(models)), [figures.short(name, 14) for name in models], rotation=45, ha="right")
+        panel.set_title(MEASURES[key], loc="left")
+        panel.grid(False, axis="x")
+    axes[0, 0].set_ylabel("cost over the least cost")
+    figures.legend_below(axes[0, 0])
+
+
+def _firsts(model: Json) -> Json | None:
+    return model.get(FIRSTS)
+
+
+def _costs(name: str, content: Json) -> list[Named]:
+    """What a stored calibration costs: before, as fitted, and on held-out halves, where these are told."""
+    found = content["calibration"]
+    rows = [(f"{name}, before", content.get("before")), (f"{name}, as fitted", found)]
+    rows += [(f"{name}, held out {half}", one) for half, one in enumerate(found.get("held_out") or [], 1)]
+    return [(label, row) for label, row in rows if row and row.get("cllr") is not None]
+
+
+def _points(name: str, content: Json) -> list[str]:
+    """The named operating points of a file, and those that its trials could not support."""
+    heads = ["point", "threshold", "false accepts %", "misses %", "trials", "rule"]
+    rows = [
+        [
+            point,
+            decimal(one.get("threshold"), 4),
+            with_interval(one.get("false_accepts"), one.get("false_accepts_interval")),
+            with_interval(one.get("misses"), one.get("misses_interval")),
+            count(one.get("trials")),
+            str(one.get("rule", "")),
+        ]
+        for point, one in (content.get("operating_points") or {}).items()
+    ]
+    refused = [f"{point}: {why}" for point, why in (content.get("operating_points_refused") or {}).items()]
+    shown = [page.table(f"Operating points of {name}", *filled(heads, rows))] if rows else []
+    return [*shown, *([page.paragraph(f"Refused for {name}:"), page.listing(refused)] if refused else [])]
+
+
+def _best_figures(best: dict[str, list[tuple[str, dict[str, Any]]]]) -> list[str]:
+    parts = []
     for index, (name, systems) in enumerate(best.items()):
         told = "; ".join(f"{model}: llr 0 at {one['score_at_0']:.3f}" for model, one in systems)
         title = f"Best calibration of each file on {name}"
         svg = figures.drawn(f"best-llr-{index}", title, told, partial(_best_lines, systems=systems), height=3.6)
         words = "By isotonic regression on these trials. Where lines lie apart, files need calibrations of their own."
         parts.append(page.figure(svg, f"{name}. {words}"))
-    data = {"costs": [{"what": name, **row} for name, row in rows], "maps": [{"what": n, **one} for n, one in maps]}
-    data["best"] = [{"list": name, "model": model, **one} for name, rows_ in best.items() for model, one in rows_]
-    return Section("calibration", "Calibration", parts, data) if parts else None
-
-
-def costs(content: Any, said: tuple[str, ...] = ()) -> Iterator[Named]:
-    """Every Cllr beside its minimum inside a result, with the names that stand around it."""
-    yield from _inside(content, ("cllr", "min_cllr"), said)
-
-
-def _maps(content: Any) -> Iterator[Named]:
-    yield from _inside(content, ("method", "scale", "offset"), ())
-
-
-def _inside(value: Any, wanted: Sequence[str], said: tuple[str, ...]) -> Iterator[Named]:
-    if isinstance(value, Mapping):
-        here = [str(value[key]) for key in NAMING if isinstance(value.get(key), (str, int)) and key not in wanted]
-        said = tuple(dict.fromkeys([*said, *here]))
-        if all(value.get(key) is not None for key in wanted):
-            yield ", ".join(said) or "model", value
-            return
-        for key, one in value.items():
-            if isinstance(one, (Mapping, list)):
-                keyed = isinstance(one, Mapping) and key not in ("calibration", "calibrations", "lists", "models")
-                yield from _inside(one, wanted, (*said, str(key)) if keyed else said)
-    elif isinstance(value, list):
-        for one in value:
-            yield from _inside(one, wanted, said)
+    return parts
 
 
 def _bars(axes: Axes, rows: Sequence[Named]) -> None:

@@ -16,7 +16,7 @@ from sottovoce.lab.page import Section
 from sottovoce.lab.report_words import count, decimal, list_name, percent, whisker, with_interval
 from sottovoce.lab.sources import Found, Json
 
-SIDES = {"full": "both sides", "test_only": "test side only"}
+SIDES = {"full": "both sides", "test_only": "test side"}
 
 
 def flips(found: Found) -> Section | None:

@@ -64,7 +64,35 @@ def speed(found: Found) -> Section | None:
         parts += [page.figure(svg, f"{source.content.get('model', source.name)}: {told}.")]
         parts.append(page.table("Time of a recording, waveform in, embedding out", heads, cells))
         data.append({"source": source.name, "rows": rows})
+    for source in found.of("contract"):
+        parts += [page.heading(source.name), page.table("What any file keeps to", *_contract(source.content["rows"]))]
+        data.append({"source": source.name, "rows": source.content["rows"]})
     return Section("speed", "Speed", parts, data) if parts else None
+
+
+def _contract(rows: Sequence[Json]) -> tuple[list[str], list[list[str]]]:
+    """Size, likeness to the plain int8 file and times, a row a network and width; times are of the fastest peer of a kind."""
+    heads = [
+        "network",
+        "bits",
+        "bytes",
+        "limit",
+        "as its int8 twin",
+        "ms for 3 s",
+        "int8 peer's ms",
+        "torch float's ms",
+    ]
+    cells = []
+    for row in rows:
+        twins = [one.get("identical_to_twin") for one in row.get("engines", [])]
+        times = {
+            peer: min((one["cpu_ms"] for one in row.get("speed", []) if one["name"].startswith(peer)), default=None)
+            for peer in ("this file", "onnxruntime static int8", "torch float")
+        }
+        start = [str(row["network"]), str(row["bits"]), count(row["bytes"]), count(row["limit_bytes"])]
+        alike = ("yes" if all(twins) else "no") if twins else ""
+        cells.append([*start, alike, *(decimal(ms, 1) for ms in times.values())])
+    return filled(heads, cells)
 
 
 def _times(axes: Axes, rows: Sequence[Json]) -> None:
@@ -134,7 +162,9 @@ def _tables(content: Json) -> Iterator[str]:
         if isinstance(rows, list) and rows and all(isinstance(row, Mapping) for row in rows):
             flat = [dict(_flat(row)) for row in rows]
             heads = list(dict.fromkeys(name for row in flat for name in row))[:MOST_COLUMNS]
-            yield page.table(key, *filled(heads, [[_cell(row.get(name)) for name in heads] for row in flat]))
+            yield page.table(
+                key.replace("_", " "), *filled(heads, [[_cell(row.get(name)) for name in heads] for row in flat])
+            )
 
 
 _TOLD = {"what", "command", "machine", "versions"}  # elsewhere on the page
@@ -143,7 +173,7 @@ _TOLD = {"what", "command", "machine", "versions"}  # elsewhere on the page
 def _flat(content: Json, before: str = "") -> Iterator[tuple[str, Any]]:
     """Values that are no lists, those of inner objects under both names."""
     for key, value in content.items():
-        name = f"{before} {key}".strip()
+        name = f"{before} {key}".strip().replace("_", " ")
         if isinstance(value, Mapping):
             yield from _flat(value, name)
         elif not isinstance(value, list):

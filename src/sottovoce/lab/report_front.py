@@ -24,6 +24,9 @@ from sottovoce.lab.report_words import (
 )
 from sottovoce.lab.sources import Found, Json
 
+MOST_WHISKERS = 10  # files, beyond which their whiskers hide one another
+SHOWN = {True: "Whiskers and band", False: "The band is that of the first file; the others are in the table"}
+
 
 def front(found: Found) -> Section | None:
     """Bytes of the file against the mean EER, and which files no other beats in both."""
@@ -34,9 +37,9 @@ def front(found: Found) -> Section | None:
         if rows:
             kept = best(rows)
             svg = _front_figure(f"front-{index}", source, rows, kept)
-            told = f"{source}: {len(rows)} files. Whiskers and band: 95 % intervals over speakers. "
+            told = f"{source}: {len(rows)} files. {SHOWN[len(rows) <= MOST_WHISKERS]}: 95 % intervals over speakers. "
             parts += [
-                page.figure(svg, told + f"Beaten by no other in bytes and EER: {', '.join(map(model_name, kept))}.")
+                page.figure(svg, told + f"Beaten by no other in bytes and EER: {'; '.join(map(model_name, kept))}.")
             ]
             parts.append(page.table(f"Files of {source}", *_files(rows, kept)))
             keys = ("name", "method", "bits", "bytes", "mean_eer", "mean_eer_interval", "cosine_to_first")
@@ -55,7 +58,7 @@ def best(rows: Sequence[Json]) -> list[Json]:
 
 def _front_figure(name: str, source: str, rows: Sequence[Json], kept: Sequence[Json]) -> str:
     series = dict.fromkeys(str(row["method"]) for row in rows if row.get("method"))
-    reference = rows[0]
+    reference, whiskers = rows[0], len(rows) <= MOST_WHISKERS
 
     def draw(axes: Axes) -> None:
         bounds = reference.get("mean_eer_interval")
@@ -64,9 +67,9 @@ def _front_figure(name: str, source: str, rows: Sequence[Json], kept: Sequence[J
         axes.axhline(100 * reference["mean_eer"], color=DIM, linewidth=1, linestyle="--")
         for place, label in enumerate(series):
             chosen = sorted((row for row in rows if row.get("method") == label), key=lambda row: row["bytes"])
-            _points(axes, chosen, {**figures.style(place), "label": figures.short(label)})
+            _points(axes, chosen, {**figures.style(place), "label": figures.short(label)}, whiskers)
         if series:
-            _points(axes, [row for row in rows if not row.get("method")], _lone(len(series), reference))
+            _points(axes, [row for row in rows if not row.get("method")], _lone(len(series), reference), whiskers)
         else:
             edge = {"color": DIM, "linewidth": 1, "drawstyle": "steps-post"}
             axes.plot([row["bytes"] / 1000 for row in kept], [100 * row["mean_eer"] for row in kept], **edge)
@@ -90,13 +93,13 @@ def _lone(index: int, reference: Json) -> dict[str, Any]:
     return {**figures.style(index), "linestyle": "none", "label": figures.short(model_name(reference))}
 
 
-def _points(axes: Axes, rows: Sequence[Json], look: dict[str, Any]) -> None:
+def _points(axes: Axes, rows: Sequence[Json], look: dict[str, Any], whiskers: bool) -> None:
     if not rows:
         return
     values = [100 * row["mean_eer"] for row in rows]
     bounds = [[100 * edge for edge in b] if (b := row.get("mean_eer_interval")) else None for row in rows]
     size = [row["bytes"] / 1000 for row in rows]
-    axes.errorbar(size, values, yerr=whisker(values, bounds), elinewidth=0.7, capsize=2, **look)
+    axes.errorbar(size, values, yerr=whisker(values, bounds) if whiskers else None, elinewidth=0.7, capsize=2, **look)
 
 
 def _plain_ticks(axes: Axes, values: Sequence[float]) -> None:

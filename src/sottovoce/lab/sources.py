@@ -59,6 +59,11 @@ def _first(rows: Any) -> Json:
     return rows[0] if there else {}
 
 
+def _first_value(named: Any) -> Json:
+    values = list(named.values()) if isinstance(named, Mapping) else []
+    return values[0] if values and isinstance(values[0], Mapping) else {}
+
+
 def _one_list(content: Json) -> bool:
     return {"list", "eer", "min_dcf"} <= content.keys()
 
@@ -80,21 +85,15 @@ KINDS: dict[str, tuple[Callable[[Json], bool], str]] = {
         lambda one: _one_list(one) or _rows("lists", "list", "eer", "min_dcf")(one),
         "sotto evaluate --json",
     ),
-    "calibration": (lambda one: _calibrated(one), "sotto calibrate --json, benchmarks/calibration.py"),
+    "calibration": (_keys("calibration", "operating_points"), "sotto calibrate --json"),
+    "calibrations": (lambda one: "pooled" in _first_value(one.get("models")), "benchmarks/calibration.py"),
+    "contract": (_rows("rows", "network", "packed_bytes", "limit_bytes"), "benchmarks/file_contract.py"),
     "timing": (_rows("rows", "name", "seconds", "median_ms"), "sotto bench --json"),
     "demo": (_rows("rows", "weights", "size_ratio"), "sotto demo --json"),
     "compression": (_keys("cosine_to_checkpoint", "plan", "bytes"), "sotto compress --json"),
     "measurement": (_keys("command", "machine", "versions"), "the other scripts of benchmarks/"),
 }
 SCORES, RUN = "sotto evaluate --scores FILE.npz", "a run folder of sotto train, with its log.jsonl"
-
-
-def _calibrated(value: Any) -> bool:
-    """Whether somewhere inside stands a Cllr beside its minimum, or the numbers of a calibration."""
-    if isinstance(value, Mapping):
-        own = {"cllr", "min_cllr"} <= value.keys() or {"method", "scale", "offset"} <= value.keys()
-        return own or any(map(_calibrated, value.values()))
-    return isinstance(value, list) and any(map(_calibrated, value))
 
 
 def read_sources(paths: Sequence[str | Path]) -> Found:
