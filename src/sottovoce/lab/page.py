@@ -90,7 +90,7 @@ def listing(lines: Sequence[str]) -> str:
 
 
 def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[Any]], code: Sequence[int] = ()) -> str:
-    """A table that scrolls in its own box, numbers to the right; many rows wait for a click.   code: columns of code."""
+    """A table that scrolls in its own box, numbers to the right; many rows wait for a click.   code: columns."""
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     right = [all(_number(row[index]) for row in cells) for index in range(len(heads))]
     kinds = [

@@ -71,7 +71,7 @@ def speed(found: Found) -> Section | None:
 
 
 def _contract(rows: Sequence[Json]) -> tuple[list[str], list[list[str]]]:
-    """Size, likeness to the plain int8 file and times, a row a network and width; times are of the fastest peer of a kind."""
+    """Size, likeness to the plain int8 file and times, a row a network and width; times of the fastest peer."""
     heads = [
         "network",
         "bits",

@@ -74,9 +74,7 @@ def _front_figure(name: str, source: str, rows: Sequence[Json], kept: Sequence[J
             edge = {"color": DIM, "linewidth": 1, "drawstyle": "steps-post"}
             axes.plot([row["bytes"] / 1000 for row in kept], [100 * row["mean_eer"] for row in kept], **edge)
             for place, row in enumerate(rows):
-                _points(
-                    axes, [row], {**figures.style(place), "linestyle": "none", "label": figures.short(model_name(row))}
-                )
+                _points(axes, [row], _lone(place, row), whiskers)
         axes.set_xscale("log")
         _plain_ticks(axes, [row["bytes"] / 1000 for row in rows])
         axes.set_xlabel("bytes of the file, kB")
@@ -89,8 +87,9 @@ def _front_figure(name: str, source: str, rows: Sequence[Json], kept: Sequence[J
     return figures.drawn(name, f"Bytes against mean EER, {source}", told, draw, height=4.6)
 
 
-def _lone(index: int, reference: Json) -> dict[str, Any]:
-    return {**figures.style(index), "linestyle": "none", "label": figures.short(model_name(reference))}
+def _lone(index: int, model: Json) -> dict[str, Any]:
+    """The look of a file that stands on no line."""
+    return {**figures.style(index), "linestyle": "none", "label": figures.short(model_name(model))}
 
 
 def _points(axes: Axes, rows: Sequence[Json], look: dict[str, Any], whiskers: bool) -> None:
