@@ -19,7 +19,7 @@ BASE_TESTS := tests/bits tests/audio tests/scores tests/runtime
 SOURCES := $(shell find src -type f -not -name '*.pyc')
 PAIR := demo/corpus/synthetic01/01.ogg demo/corpus/synthetic01/02.ogg
 
-.PHONY: demo test lint types architecture base tables corpus clean
+.PHONY: demo test lint types architecture base tables report corpus clean
 
 demo: $(READY)
 	$(BIN)/sotto demo
@@ -41,6 +41,10 @@ architecture: $(READY)
 
 tables: $(READY)
 	$(BIN)/python scripts/tables.py
+
+# One page of every result that is in the repository.
+report: $(READY)
+	$(BIN)/sotto report results/*.json --out docs/report.html
 
 # The base install alone: nothing of torch or onnx may be there, and everything that verifies must work.
 base: $(BASE_READY)

@@ -67,7 +67,7 @@ def drawn(
     *,
     height: float = 4.0,
     shape: tuple[int, int] = (1, 1),
-    **shared: bool,
+    **shared: Any,
 ) -> str:
     """An SVG element drawn by `draw`, which is given the axes, or an array of them where `shape` asks for more.
 

@@ -181,9 +181,11 @@ def _flat(content: Json, before: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _cell(value: Any) -> str:
-    if isinstance(value, bool) or value is None or isinstance(value, str):
-        return {True: "yes", False: "no", None: ""}.get(value, value)  # type: ignore[arg-type, call-overload]
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value or "")
 
 
 def behind(found: Found) -> Section:

@@ -71,8 +71,8 @@ def _front_figure(name: str, source: str, rows: Sequence[Json], kept: Sequence[J
         if series:
             _points(axes, [row for row in rows if not row.get("method")], _lone(len(series), reference), whiskers)
         else:
-            edge = {"color": DIM, "linewidth": 1, "drawstyle": "steps-post"}
-            axes.plot([row["bytes"] / 1000 for row in kept], [100 * row["mean_eer"] for row in kept], **edge)
+            x, y = [row["bytes"] / 1000 for row in kept], [100 * row["mean_eer"] for row in kept]
+            axes.plot(x, y, color=DIM, linewidth=1, drawstyle="steps-post")
             for place, row in enumerate(rows):
                 _points(axes, [row], _lone(place, row), whiskers)
         axes.set_xscale("log")

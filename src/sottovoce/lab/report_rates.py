@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -121,9 +122,7 @@ def dets(found: Found) -> Section | None:
             (model, det(one.scores, one.labels, POINTS), eer(one.scores, one.labels)[0]) for model, one in systems
         ]
         told = "; ".join(f"{model}: EER {percent(rate)} %" for model, _, rate in curves)
-        svg = figures.drawn(
-            f"det-{index}", f"DET curves on {name}", told, lambda axes, c=curves: _det(axes, c), height=5
-        )
+        svg = figures.drawn(f"det-{index}", f"DET curves on {name}", told, partial(_det, curves=curves), height=5)
         size = systems[0][1]
         caption = f"{name}: {len(size):,} trials, {int(size.labels.sum()):,} of them targets. Dots: equal error rates."
         parts.append(page.figure(svg, f"{caption} Curves on few errors are steps, and far from certain."))
@@ -168,7 +167,7 @@ def histograms(found: Found) -> Section | None:
             f"scores-{index}",
             f"Scores of targets and nontargets on {name}",
             told,
-            lambda axes, p=panels: _score_panels(axes, p),
+            partial(_score_panels, panels=panels),
             height=0.9 + 1.25 * len(panels),
             shape=(len(panels), 1),
             sharex=True,
