@@ -105,6 +105,19 @@ def bar(index: int) -> dict[str, Any]:
     return {"facecolor": SERIES[place], "edgecolor": INK, "linewidth": 0.4, "hatch": HATCHES[place]}
 
 
+def filled(index: int) -> dict[str, Any]:
+    """Outline of a histogram in a series' colour and line style, its area in the same colour, thin."""
+    look = style(index)
+    area = matplotlib.colors.to_rgba(look["color"], 0.2)
+    return {
+        "fill": True,
+        "facecolor": area,
+        "edgecolor": look["color"],
+        "linestyle": look["linestyle"],
+        "linewidth": 1.4,
+    }
+
+
 def short(text: object, most: int = 34) -> str:
     """A label that fits: the middle of a long one is left out."""
     shown = "".join(one if one.isprintable() else " " for one in str(text))

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 MOST_ROWS = 14  # of a table that is open from the start
+NUMBER = re.compile(r"[-+−]?[\d,.]+(e[-+]?\d+)?\*?( \(.*\)\*?| to .*)?")  # with a mark, an interval, or as a range
 LONG = 48  # letters of a cell from which on its column breaks lines
 
 STYLE = """
@@ -116,7 +118,7 @@ def _cells(row: Sequence[str], marks: Sequence[str], code: Sequence[int]) -> str
 
 
 def _number(cell: str) -> bool:
-    return not cell or cell[0].isdigit() or (cell[0] in "-+.−" and cell[1:2].isdigit())
+    return not cell or NUMBER.fullmatch(cell) is not None
 
 
 def folded(summary: str, parts: Sequence[str]) -> str:

@@ -24,15 +24,21 @@ def allocation(found: Found) -> Section | None:
         layers = [*content["layers"], *content.get("float_layers", [])]
         rows = [(str(one["name"]), int(one.get("bits", 32)), one) for one in layers]
         title = f"Bits of each layer, {PurePath(str(content.get('model') or source.name)).name}"
-        told = "; ".join(f"{name}: {bits}" for name, bits, _ in rows)
-        svg = figures.drawn(f"bits-{index}", title, told, partial(_bits, rows=rows), height=3.4)
-        parts.append(
-            page.figure(svg, f"{title}: {len(rows)} layers in the order of the network. Plan {content.get('plan')}.")
-        )
+        parts.append(_figure(f"bits-{index}", title, rows, content))
         parts += [page.paragraph(_size(content)), page.folded("All layers", [page.table(title, *_allocated(layers))])]
         kept = ("name", "bits", "bytes", "macs", "bit_operations", "damage")
         data.append({"source": source.name, "layers": [{key: one.get(key) for key in kept} for one in layers]})
     return Section("bits", "Bits of each layer", parts, data) if parts else None
+
+
+def _figure(name: str, title: str, rows: Sequence[tuple[str, int, Json]], content: Json) -> str:
+    """Bars of the layers; a sentence where all have one width."""
+    words = f"{title}: {len(rows)} layers in the order of the network. Plan {content.get('plan')}."
+    widths = {bits for _, bits, _ in rows}
+    if len(widths) == 1:
+        return page.paragraph(f"{title}: {widths.pop()} in each of {len(rows)} layers. Plan {content.get('plan')}.")
+    told = "; ".join(f"{name}: {bits}" for name, bits, _ in rows)
+    return page.figure(figures.drawn(name, title, told, partial(_bits, rows=rows), height=3.4), words)
 
 
 def _bits(axes: Axes, rows: Sequence[tuple[str, int, Json]]) -> None:

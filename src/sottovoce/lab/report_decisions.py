@@ -108,9 +108,7 @@ def drift(found: Found) -> Section | None:
             svg = figures.drawn(f"drift-{index}", "Mean absolute drift over bits a weight", told, draw, height=3.2)
             bend = f"It bends at {knee['model']}." if knee.get("model") else "There is no knee."
             parts.append(page.figure(svg, f"Drift over bits, mean over lists. {bend}"))
-        note = (
-            "Test side only: enrolled in the first file, tested in the other, as a device may that a server enrols for."
-        )
+        note = "Test side: enrolled by the first file, tested by the other, as on server and device."
         parts += [page.paragraph(note), page.table(f"Drift against {content['models'][0]['model']}", heads, rows)]
         data.append({"source": source.name, "means": content["means"], "knee": knee, "lists": _without_bars(content)})
     return Section("drift", "Drift of scores between files", parts, data) if parts else None

@@ -25,7 +25,7 @@ from sottovoce.lab.report_words import (
 from sottovoce.lab.sources import Found, Json
 
 MOST_WHISKERS = 10  # files, beyond which their whiskers hide one another
-SHOWN = {True: "Whiskers and band", False: "The band is that of the first file; the others are in the table"}
+SHOWN = {True: "Whiskers and band:", False: "Band, and in the table:"}
 
 
 def front(found: Found) -> Section | None:
@@ -37,7 +37,9 @@ def front(found: Found) -> Section | None:
         if rows:
             kept = best(rows)
             svg = _front_figure(f"front-{index}", source, rows, kept)
-            told = f"{source}: {len(rows)} files. {SHOWN[len(rows) <= MOST_WHISKERS]}: 95 % intervals over speakers. "
+            known = any(row.get("mean_eer_interval") for row in rows)
+            told = f"{source}: {len(rows)} files; dashed: the first. "
+            told += f"{SHOWN[len(rows) <= MOST_WHISKERS]} 95 % intervals over speakers. " if known else ""
             parts += [
                 page.figure(svg, told + f"Beaten by no other in bytes and EER: {'; '.join(map(model_name, kept))}.")
             ]

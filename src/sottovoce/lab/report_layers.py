@@ -213,8 +213,7 @@ def _weight_panels(axes: Any, rows: Sequence[Json]) -> None:
         bars = row["weights"]["histogram"]
         edges = np.linspace(bars["from"], bars["to"], len(bars["counts"]) + 1)
         share = np.asarray(bars["counts"], dtype=float) / max(sum(bars["counts"]), 1) * 100
-        panel.stairs(share, edges, color=figures.SERIES[0])
-        panel.stairs(share, edges, fill=True, facecolor=figures.SERIES[0], alpha=0.2)
+        panel.stairs(share, edges, **figures.filled(0))
         levels = bars.get("levels") or []
         panel.vlines(levels, 0, 0.12 * max(share.max(), 1e-9), color=figures.SERIES[1], linewidth=2.2)
         panel.set_title(f"{figures.short(row['layer'], 28)}  {row['weights']['spec']}", loc="left", fontsize=8.5)

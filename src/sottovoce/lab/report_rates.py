@@ -23,6 +23,7 @@ from sottovoce.lab.report_words import (
     model_name,
     models_of,
     percent,
+    sizes_of,
     with_interval,
 )
 from sottovoce.lab.scored import Scored
@@ -32,7 +33,7 @@ from sottovoce.scores.metrics import det, eer, probit
 POINTS = 120  # of a DET curve
 BARS = 60  # of a histogram
 MOST_COLUMNS = 8  # models side by side in a table
-DET_TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
+DET_TICKS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 
 
 def rates(found: Found) -> Section | None:
@@ -104,9 +105,10 @@ def _groups(model: Json) -> list[str]:
 
 
 def scored_lists(found: Found) -> dict[str, list[tuple[str, Scored]]]:
-    """Scores by list: name and hash of the list → the models and their trials."""
+    """Scores by list: name and hash of the list → the models and their trials, the largest file first if known."""
     lists: dict[str, list[tuple[str, Scored]]] = {}
-    for source in found.of("scores"):
+    sizes = sizes_of(found)
+    for source in sorted(found.of("scores"), key=lambda one: -sizes.get(str(one.content.get("model_sha256")), 0)):
         model = str(source.content.get("model") or source.name)
         for one in source.scored:
             lists.setdefault(list_name({"list": one.name, "list_sha256": one.sha256}), []).append((model, one))
@@ -219,13 +221,12 @@ def _point_words(panel: Json) -> list[str]:
 
 
 def _score_panels(axes: Any, panels: Sequence[Json]) -> None:
-    for row, (one, panel) in enumerate(zip(axes[:, 0], panels, strict=True)):
+    ends: list[float] = []
+    for one, panel in zip(axes[:, 0], panels, strict=True):
         edges = np.linspace(panel["from"], panel["to"], len(panel["targets"]) + 1)
         for place, kind in enumerate(("nontargets", "targets")):
             share = np.asarray(panel[kind], dtype=float) / max(sum(panel[kind]), 1) * 100
-            look = figures.line(place)
-            one.stairs(share, edges, color=look["color"], linestyle=look["linestyle"], linewidth=1.4, label=kind)
-            one.stairs(share, edges, fill=True, facecolor=look["color"], alpha=0.2)
+            one.stairs(share, edges, **figures.filled(place), label=kind)
         top = one.get_ylim()[1]
         for place, (name, value) in enumerate(panel["points"].items()):
             one.axvline(value, color=INK, linewidth=1, linestyle=figures.LINES[place % 4])
@@ -234,7 +235,7 @@ def _score_panels(axes: Any, panels: Sequence[Json]) -> None:
         one.set_title(figures.short(panel["model"], 60), loc="left")
         one.set_ylabel("% of trials")
         used = np.flatnonzero(np.asarray(panel["targets"]) + np.asarray(panel["nontargets"]))
-        if row == 0 and len(used):
-            one.set_xlim(edges[used[0]], edges[used[-1] + 1])
+        ends += [float(edges[place]) for place in (used[0], used[-1] + 1)] if len(used) else []
+    axes[0, 0].set_xlim(min(ends, default=-1.0), max(ends, default=1.0))
     axes[-1, 0].set_xlabel("score")
     figures.legend_below(axes[0, 0])

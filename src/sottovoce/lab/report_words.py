@@ -68,7 +68,7 @@ def whisker(values: Sequence[float], bounds: Sequence[Any]) -> list[list[float]]
 
 
 def models_of(found: Found) -> list[tuple[str, list[Json]]]:
-    """Measured models: for each comparison its name and models; those of evaluations together, with bytes if known."""
+    """Measured models: for each comparison its name and models; those of evaluations together, largest first."""
     groups: list[tuple[str, list[Json]]] = [(one.name, list(one.content["models"])) for one in found.of("comparison")]
     sizes = sizes_of(found)
     alone: list[Json] = []
@@ -85,6 +85,7 @@ def models_of(found: Found) -> list[tuple[str, list[Json]]]:
         alone.append(
             {**{key: who.get(key) for key in ("model_sha256", "model_id")}, "name": name, "lists": lists, **known}
         )
+    alone.sort(key=lambda one: -(one["bytes"] or 0))
     return [*groups, ("sotto evaluate", alone)] if alone else groups
 
 
