@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from sottovoce.cli import main
 from sottovoce.errors import BadFile, BadInput
 from sottovoce.lab.report import MOST_BYTES, report
 from sottovoce.lab.scored import Scored, write_scores
@@ -176,7 +178,10 @@ MADE: dict[str, dict[str, Any]] = {
     "timing": {
         "threads": 1,
         "machine": {"processor": "chip", "cores": 2, "vnni": True, "system": "Linux"},
-        "rows": [{"name": "this file", "seconds": 3.0, "median_ms": 9.1, "min_ms": 9.0, "cpu_ms": 8.9, "ratio": 1.0}],
+        "rows": [
+            {"name": "this file", "seconds": 3.0, "median_ms": 9.1, "min_ms": 9.0, "cpu_ms": 8.9, "ratio": 1.0},
+            {"name": "torch float", "seconds": 3.0, "median_ms": 30, "min_ms": 29, "cpu_ms": 29, "ratio": 3.2},
+        ],
     },
     "contract": {"rows": [{"network": "n", "bits": 2, "bytes": 5, "packed_bytes": 4, "limit_bytes": 6, "speed": []}]},
     "demo": {"rows": [{"weights": "2 bits", "size_ratio": 12.0}]},
@@ -403,6 +408,16 @@ def test_bytes_of_an_evaluated_file_come_from_its_inspection(put, tmp_path) -> N
     assert "size-and-error" not in report([put(rated)], tmp_path / "r.html")["sections"]
     made = report([put(rated), put(MADE["inspection"])], tmp_path / "r.html")
     assert made["sections"]["size-and-error"]["data"][0]["files"][0]["bytes"] == 1234
+
+
+def test_the_command_writes_the_page_and_prints_the_same_data(put, tmp_path) -> None:
+    path, out = put(MADE["comparison"]), tmp_path / "r.html"
+    done = CliRunner().invoke(main, ["report", str(path), "--out", str(out), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["bytes"] == out.stat().st_size
+    done = CliRunner().invoke(main, ["report", str(tmp_path), "--out", str(out)])
+    assert done.exit_code == 2
+    assert "a folder without log.jsonl" in done.stderr
 
 
 @pytest.mark.parametrize("content", [{}, [], 3, {"rows": []}, {"models": []}, {"list": "a"}])

@@ -55,7 +55,8 @@ a:focus-visible, summary:focus-visible, .wide:focus-visible { outline: 2px solid
 @media (max-width: 40rem) { nav ol { columns: 1; } }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; } h2, h3 { break-after: avoid; }
   figure, tr { break-inside: avoid; } figure svg { min-width: 0; max-width: 17cm; } nav { break-after: page; }
-  .wide { overflow: visible; } table { font-size: 8pt; } a { color: inherit; text-decoration: none; } }
+  .wide { overflow: visible; } details::details-content { content-visibility: visible; height: auto; }
+  table { font-size: 8pt; } a { color: inherit; text-decoration: none; } }
 """
 
 
@@ -91,8 +92,13 @@ def listing(lines: Sequence[str]) -> str:
     return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
 
 
-def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[Any]], code: Sequence[int] = ()) -> str:
-    """A table that scrolls in its own box, numbers to the right; many rows wait for a click.   code: columns."""
+def table(
+    caption: str, heads: Sequence[str], rows: Sequence[Sequence[Any]], code: Sequence[int] = (), most: int = MOST_ROWS
+) -> str:
+    """A table that scrolls in its own box, numbers to the right.
+
+    code: columns that hold code.   most: rows, from which on the table waits for a click.
+    """
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     right = [all(_number(row[index]) for row in cells) for index in range(len(heads))]
     kinds = [
@@ -106,7 +112,7 @@ def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[Any]], cod
         f'<div class="wide" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
         f"<caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
     )
-    return shown if len(rows) <= MOST_ROWS else folded(f"{caption}: {len(rows)} rows", [shown])
+    return shown if len(rows) <= most else folded(f"{caption}: {len(rows)} rows", [shown])
 
 
 def _cells(row: Sequence[str], marks: Sequence[str], code: Sequence[int]) -> str:

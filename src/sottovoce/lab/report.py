@@ -15,11 +15,12 @@ from sottovoce import __version__
 from sottovoce.errors import BadFile, BadInput
 from sottovoce.lab import page
 from sottovoce.lab.page import Section
+from sottovoce.lab.report_behind import behind, excluded, limits
 from sottovoce.lab.report_bits import allocation
 from sottovoce.lab.report_calibration import calibration
 from sottovoce.lab.report_cascade import cascade
 from sottovoce.lab.report_decisions import drift, flips, probes
-from sottovoce.lab.report_facts import behind, excluded, limits, others, speed, training
+from sottovoce.lab.report_facts import others, speed, training
 from sottovoce.lab.report_front import front
 from sottovoce.lab.report_layers import sensitivity, weights
 from sottovoce.lab.report_rates import dets, histograms, rates

@@ -37,7 +37,7 @@ def _figure(name: str, title: str, rows: Sequence[tuple[str, int, Json]], conten
     widths = {bits for _, bits, _ in rows}
     if len(widths) == 1:
         return page.paragraph(f"{title}: {widths.pop()} in each of {len(rows)} layers. Plan {content.get('plan')}.")
-    told = "; ".join(f"{name}: {bits}" for name, bits, _ in rows)
+    told = "; ".join(f"{layer}: {bits}" for layer, bits, _ in rows)
     return page.figure(figures.drawn(name, title, told, partial(_bits, rows=rows), height=3.4), words)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,17 @@ from sottovoce.lab import figures, page
 from sottovoce.lab.figures import DIM
 from sottovoce.lab.page import Section
 from sottovoce.lab.report_rates import scored_lists
-from sottovoce.lab.report_words import count, decimal, filled, list_name, model_name, percent, whisker, with_interval
+from sottovoce.lab.report_words import (
+    count,
+    decimal,
+    file_name,
+    filled,
+    list_name,
+    model_name,
+    percent,
+    whisker,
+    with_interval,
+)
 from sottovoce.lab.scored import Scored
 from sottovoce.lab.sources import Found, Json, Source
 from sottovoce.scores.isotonic import pool_adjacent
@@ -35,7 +44,7 @@ def calibration(found: Found) -> Section | None:
     for index, source in enumerate(found.of("calibrations")):
         parts += [page.heading(source.name), *_held_out(source, f"calibrations-{index}")]
         data.append({"source": source.name, **source.content})
-    stored = [(_who(one), one) for one in (source.content for source in found.of("calibration", "inspection"))]
+    stored = [(file_name(one), one) for one in (source.content for source in found.of("calibration", "inspection"))]
     stored = [(name, one) for name, one in stored if one.get("calibration")]
     rows = [row for name, one in stored for row in _costs(name, one)]
     rows += [
@@ -63,10 +72,6 @@ def calibration(found: Found) -> Section | None:
     data += [{"model": name, "calibration": one["calibration"]} for name, one in stored]
     data += [{"list": name, "model": model, "best": one} for name, systems in best.items() for model, one in systems]
     return Section("calibration", "Calibration", parts, data) if parts else None
-
-
-def _who(content: Json) -> str:
-    return PurePath(model_name(content)).name
 
 
 def _held_out(source: Source, name: str) -> list[str]:

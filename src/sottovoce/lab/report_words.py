@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from sottovoce.lab.sources import Found, Json
@@ -51,6 +52,11 @@ def filled(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[st
 def model_name(model: Json) -> str:
     """The name that a comparison gives a model, or that of its file."""
     return str(model.get("name") or model.get("model") or "model")
+
+
+def file_name(model: Json) -> str:
+    """The name of a model's file, without the folder it was in."""
+    return PurePath(model_name(model)).name
 
 
 def list_name(one: Json) -> str:

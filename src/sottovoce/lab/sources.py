@@ -91,7 +91,10 @@ KINDS: dict[str, tuple[Callable[[Json], bool], str]] = {
     "timing": (_rows("rows", "name", "seconds", "median_ms"), "sotto bench --json"),
     "demo": (_rows("rows", "weights", "size_ratio"), "sotto demo --json"),
     "compression": (_keys("cosine_to_checkpoint", "plan", "bytes"), "sotto compress --json"),
-    "measurement": (_keys("command", "machine", "versions"), "the other scripts of benchmarks/"),
+    "measurement": (
+        lambda one: _keys("command", "machine", "versions")(one) or bool(_first(one.get("rows"))),
+        "the other scripts of benchmarks/",
+    ),
 }
 SCORES, RUN = "sotto evaluate --scores FILE.npz", "a run folder of sotto train, with its log.jsonl"
 
