@@ -29,7 +29,7 @@ HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "++++")
 WIDTH = 7.6  # inches at 72 units each
 INKS = {INK: "currentColor", DIM: "var(--dim)", GRID: "var(--grid)", BAND: "var(--band)"}
 INKS |= {colour: f"var(--c{index})" for index, colour in enumerate(SERIES, 1)}
-LOOK = {
+LOOK: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "sottovoce",
     "text.parse_math": False,
