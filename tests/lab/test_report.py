@@ -333,6 +333,7 @@ def test_a_page_of_everything_is_whole_small_and_loads_nothing(everything, tmp_p
     assert found.tags.count("h1") == 1
     assert found.tags.count("h2") == len(made["sections"]) + 1  # and the table of contents
     drawings = "".join(re.findall(r"<svg.*?</svg>", shown(out), re.DOTALL))
+    assert "mathdefault" not in drawings
     assert "currentColor" in drawings  # figures follow the page into the dark
     assert not re.search(r"#0[01][0-9a-f]{4}\b|#ffffff|#000000", drawings)
     body = re.search(r'<script type="application/json" id="data">(.*?)</script>', shown(out), re.DOTALL)
@@ -394,6 +395,15 @@ def test_histograms_carry_the_points_of_the_inspected_file(scores, put, tmp_path
     (panel,) = made["sections"]["scores"]["data"]
     assert panel["points"]["balanced"] == POINT["threshold"]
     assert (sum(panel["targets"]), sum(panel["nontargets"])) == (60, 240)
+
+
+@pytest.mark.parametrize(("alone", "unit"), [({"drift": 0.1, "eer_loss": 0.02}, "EER"), ({"drift": 0.1}, "drift")])
+def test_layers_are_told_by_eer_where_it_was_measured_else_by_drift(alone, unit, put, tmp_path) -> None:
+    content = MADE["analysis"]
+    made = report([put({**content, "layers": [{**content["layers"][0], "alone": alone}]})], tmp_path / "r.html")
+    (shown_,) = made["sections"]["sensitivity"]["data"]
+    assert unit in shown_["unit"]
+    assert shown_["alone"] == {"block.conv": pytest.approx(2.0 if unit == "EER" else 0.1)}
 
 
 def test_flips_are_summed_over_lists(put, tmp_path) -> None:

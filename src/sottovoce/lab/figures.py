@@ -16,8 +16,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, NullFormatter
 
 from sottovoce.lab.page import escape
 
@@ -132,6 +134,12 @@ def side_bars(axes: Axes, names: Sequence[str], values: Sequence[float], index: 
     axes.set_yticks(places, [short(name) for name in names], fontsize=8)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(False, axis="y")
+
+
+def plain_numbers(axis: Axis) -> None:
+    """Ticks of a logarithmic axis as 10 k or 0.001: powers would need formulas, which no text here is read as."""
+    axis.set_major_formatter(lambda value, _: f"{value:g}" if abs(value) < 1000 else EngFormatter()(value))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def legend_below(axes: Axes, columns: int = 3) -> None:

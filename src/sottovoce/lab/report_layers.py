@@ -48,8 +48,10 @@ def _analysis(source: Source, name: str) -> tuple[list[str], dict[str, Any]]:
     content = source.content
     whole = content["whole"]
     rows = [row for row in content["layers"] if row.get("alone")]
-    measure, unit = ("eer_loss", "change of EER, points of per cent") if "eer" in whole else ("drift", "drift")
-    factor = 100 if measure == "eer_loss" else 1
+    with_eer = any(row["alone"].get("eer_loss") is not None for row in rows)
+    measure, unit, factor = (
+        ("eer_loss", "change of EER, points of per cent", 100) if with_eer else ("drift", "drift", 1)
+    )
     alone = [(row["layer"], factor * row["alone"][measure]) for row in rows if row["alone"].get(measure) is not None]
     alone.sort(key=lambda pair: -pair[1])
     stages = [row for row in content["stages"] if row.get("kept_in_float")]
@@ -123,6 +125,7 @@ def _damage(source: Source, name: str) -> tuple[list[str], dict[str, Any]]:
         axes.set_yticks(places, [figures.short(layer) for layer in worst], fontsize=8)
         axes.set_ylim(len(worst) - 0.5, -0.5)
         axes.set_xscale("symlog", linthresh=_least_positive(values))
+        figures.plain_numbers(axes.xaxis)
         axes.set_xlabel(f"damage, measured by {method}")
         figures.legend_below(axes, 4)
 
@@ -216,7 +219,7 @@ def _weight_panels(axes: Any, rows: Sequence[Json]) -> None:
         panel.stairs(share, edges, **figures.filled(0))
         levels = bars.get("levels") or []
         panel.vlines(levels, 0, 0.12 * max(share.max(), 1e-9), color=figures.SERIES[1], linewidth=2.2)
-        panel.set_title(f"{figures.short(row['layer'], 28)}  {row['weights']['spec']}", loc="left", fontsize=8.5)
+        panel.set_title(f"{figures.short(row['layer'], 28)}: {row['weights']['spec']}", loc="left", fontsize=8.5)
         panel.set_ylabel("%")
     for panel in list(axes.flat)[len(rows) :]:
         panel.set_axis_off()
@@ -230,5 +233,6 @@ def _off_panels(axes: Any, rows: Sequence[Json]) -> None:
         look = {**figures.style(index), "linestyle": "none"}
         panel.plot([x for x, _ in kept], [y for _, y in kept], **look)
         panel.set_xscale("log")
+        figures.plain_numbers(panel.xaxis)
         panel.set_xlabel(unit)
     axes[0].set_ylabel("mean error of the weights")
