@@ -19,7 +19,7 @@ from sottovoce.lab.scored import Scored, write_scores
 from sottovoce.lab.sources import KINDS, read_sources
 from sottovoce.scores.metrics import curve, eer
 
-EVIL = '<script>alert("x")</script>&$\\frac{'
+EVIL = '</script ><script>alert("x")</script>&$\\frac{'
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
 
