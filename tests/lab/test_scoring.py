@@ -174,6 +174,7 @@ def test_several_recordings_enrol_one_speaker(enrolled: Path, enrolment: str, fi
     np.testing.assert_allclose(read_scores(out)[0][0].scores, wanted, atol=1e-6)
     assert result["enrolment"].endswith("by enroll.map")
     assert result["excluded"] == []
+    assert [one["path"] for one in result["enrolment_excluded"]] == ["s1/none.wav"]
 
 
 def test_every_choice_is_named_in_the_result(corpus: Path) -> None:

@@ -121,6 +121,9 @@ def evaluate_many(
     joined: dict[str, Any] = {"enrolment": scoring.enrolment, "views": scoring.views}
     known, failed = embed_models(seen, names, root, models, **joined, workers=workers, quiet=quiet, strict=strict)
     who = {**identity(model), **scoring.says(enrolments), "priors": list(priors)}
+    if enrolments is not None:
+        there = set(names)
+        who["enrolment_excluded"] = [failure(name, error) for name, error in failed.items() if name not in there]
     scored = [score_trials(trials, known, normalise, quiet) for trials in loaded]
     if scores_out is not None:
         write_scores(scores_out, scored, who)
