@@ -228,6 +228,8 @@ def test_groups_have_rates_of_their_own(corpus: Path) -> None:
         ({"by": ("gender",)}, BadInput, "name a manifest"),
         ({"priors": (0.01, 1.0)}, BadInput, "prior 1.0"),
         ({"priors": ()}, BadInput, "at least one prior"),
+        ({"scoring": {"enrolment": "scores"}}, BadInput, "--enrolments"),
+        ({"scores_out": "nowhere/s.npz"}, BadInput, "no folder"),
         ({"strict": True}, BadList, "1 of 6 recordings of the trial list are not there, the first 'cid/2.wav'"),
         ({"strict": True, "scoring": {"cohort": "cohort", "top": 2}}, BadList, "1 of 6 recordings"),
     ],
@@ -239,7 +241,8 @@ def test_what_does_not_fit_is_refused_before_any_work(
     (corpus / "few.tsv").write_text("path\tgender\nann/1.wav\tf\n")
     asked = dict(settings)
     if "scoring" in asked:
-        asked["scoring"] = Scoring(**{**asked["scoring"], "cohort": corpus / asked["scoring"]["cohort"]})
+        named = {key: corpus / value for key, value in asked["scoring"].items() if key == "cohort"}
+        asked["scoring"] = Scoring(**{**asked["scoring"], **named})
     if "manifest" in asked:
         asked["manifest"] = corpus / asked["manifest"]
     model = Mean()
