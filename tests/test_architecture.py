@@ -46,9 +46,13 @@ WITHOUT_TORCH = [
     "lab/__init__.py",
     "lab/compare.py",
     "lab/corpora.py",
+    "lab/embedding.py",
     "lab/evaluate.py",
     "lab/lists.py",
     "lab/papers.py",
+    "lab/scored.py",
+    "lab/scoring.py",
+    "lab/subgroups.py",
     "lab/trials.py",
 ]
 

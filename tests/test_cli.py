@@ -184,11 +184,20 @@ def one_list(name: str, eer: float) -> dict[str, Any]:
     return {
         "model": "m.onnx",
         "list": name,
+        "list_sha256": "0123456789abcdef",
         "trials": 1000,
+        "trials_excluded": 7,
         "targets": 100,
+        "speakers": 20,
         "eer": eer,
         "eer_interval": [0.01, 0.09],
+        "few_errors": eer < 0.04,
         "min_dcf": {"0.01": 0.5, "0.05": 0.25},
+        "min_dcf_few_errors": {"0.01": True, "0.05": False},
+        "min_cllr": 0.1234,
+        "scoring": "whole",
+        "enrolment": "one",
+        "normalisation": "none",
         "excluded": [],
     }
 
@@ -203,6 +212,56 @@ def test_evaluate_one_list_or_several(stand_in: Any, engine: list[Any]) -> None:
     assert engine[1][0] is None
     assert "1.00–9.00" in people
     assert "mean EER % 4.00" in people
+    for part in (
+        "one 01234567",
+        "3.00*",
+        "5.00 ",
+        "0.5000*",
+        "0.2500 ",
+        "0.1234",
+        "7 trials left out",
+        "fewer than 30",
+    ):
+        assert part in people
+    assert "5.00*" not in people
+
+
+def test_evaluate_hands_everything_on(stand_in: Any, engine: list[Any]) -> None:
+    asked: dict[str, Any] = {}
+    one = {**one_list("one", 0.03), "groups": {"age": [{"group": "< 12", **one_list("x", 0.1)}]}}
+    one["groups"]["age"].append({**one["groups"]["age"][0], "group": "mixed", "eer": None, "trials": 77})
+    stand_in("lab.evaluate", evaluate_many=lambda *args, **settings: asked.update(settings) or {"lists": [one]})
+    call = ["evaluate", "m.onnx", "--trials", "one", "--audio", "root", "--prior", 0.5, "--scoring", "segments"]
+    call += ["--cohort", "c", "--top", 20, "--cohort-by", "speaker", "--deviation", "sample", "--subtract-mean"]
+    call += [
+        "--enrolment",
+        "scores",
+        "--enrolments",
+        "map",
+        "--manifest",
+        "m.tsv",
+        "--by",
+        "age:12",
+        "--scores",
+        "s.npz",
+    ]
+    done = sotto(*call, "--skip-missing")
+    assert done.exit_code == 0, done.output
+    scoring = asked.pop("scoring")
+    assert scoring == type(scoring)("segments", "scores", "c", 20, "speaker", "sample", True)
+    assert asked["priors"] == (0.5,)
+    assert (asked["manifest"], asked["by"], asked["scores_out"]) == ("m.tsv", ("age:12",), "s.npz")
+    assert (asked["enrolments"], asked["strict"]) == ("map", False)
+    lines = done.stdout.splitlines()
+    assert next(line for line in lines if line.startswith("mixed")).split() == ["mixed", "77", "100", "20"]
+    assert "one 01234567, by age" in lines
+    assert next(line for line in lines if line.startswith("< 12")).split()[2:6] == ["1000", "100", "20", "10.00"]
+
+
+def test_evaluate_refuses_what_does_not_fit_together(engine: list[Any]) -> None:
+    call = ["evaluate", "m.onnx", "--trials", "one", "--audio", "root"]
+    assert "name one" in sotto(*call, "--subtract-mean").stderr
+    assert sotto(*call, "--scoring", "halves").exit_code == 2
 
 
 def embedding(paths: list[str], on_error: Any) -> tuple[list[str], Any, list[dict[str, str]]]:

@@ -10,7 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sottovoce.errors import BadInput
-from sottovoce.scores.metrics import bootstrap, curve, eer, equal_error, intervals, least_cost, min_dcf
+from sottovoce.scores.metrics import (
+    act_dcf,
+    bayes_threshold,
+    bootstrap,
+    cllr,
+    curve,
+    det,
+    eer,
+    equal_error,
+    errors_at,
+    intervals,
+    least_cost,
+    min_cllr,
+    min_dcf,
+    probit,
+    too_few,
+)
 
 Trials = tuple[np.ndarray, np.ndarray]
 
@@ -148,15 +164,157 @@ def test_curve_and_eer_agree_with_scikit_learn(grid: int | None) -> None:
     ],
 )
 def test_what_cannot_be_measured(scores: list, labels: list, what: str) -> None:
-    for measured in (eer, lambda s, y: min_dcf(s, y, 0.01), lambda s, y: bootstrap(s, y, s, s)):
+    for measured in (eer, lambda s, y: min_dcf(s, y, 0.01), lambda s, y: bootstrap(s, y, s, s), cllr, min_cllr):
         with pytest.raises(BadInput, match=what):
             measured(scores, labels)
 
 
 @pytest.mark.parametrize("prior", [0.0, 1.0, -0.1, np.nan])
 def test_a_prior_is_between_0_and_1(prior: float) -> None:
-    with pytest.raises(BadInput, match="prior"):
-        min_dcf([1, 2], [0, 1], prior)
+    for cost in (min_dcf, act_dcf):
+        with pytest.raises(BadInput, match="prior"):
+            cost([1, 2], [0, 1], prior)
+
+
+# ---- DET
+
+
+@pytest.mark.parametrize("grid", [None, 20])
+def test_det_agrees_with_scikit_learn(grid: int | None) -> None:
+    sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn is an oracle of the development install")
+    rng = np.random.default_rng(5)
+    labels = (rng.random(2000) < 0.3).astype(int)
+    scores = rng.normal(size=2000) + labels
+    scores = scores if grid is None else np.round(scores * grid) / grid
+    fpr, tpr, _ = sklearn.roc_curve(labels, scores, drop_intermediate=False)
+    fnr = 1 - tpr
+    inside = (fpr > 0) & (fpr < 1) & (fnr > 1e-12) & (fnr < 1)
+    found = det(scores, labels)
+    np.testing.assert_allclose(found.accepts[::-1], fpr[inside], atol=1e-9)
+    np.testing.assert_allclose(found.misses[::-1], fnr[inside], atol=1e-9)
+
+
+def test_det_of_normal_scores_is_a_straight_line() -> None:
+    """Nontargets N(0, 1), targets N(2, 1): y = -x - 2, whatever the threshold."""
+    rng = np.random.default_rng(6)
+    labels = np.repeat([0, 1], 20_000)
+    found = det(rng.normal(size=40_000) + 2 * labels, labels, most=50)
+    middle = (found.accepts > 0.02) & (found.misses > 0.02)
+    assert middle.sum() > 5
+    np.testing.assert_allclose(
+        found.y[middle], -found.x[middle] - 2, atol=0.06
+    )  # 0.06: three deviations at a rate of 2 %
+
+
+@settings(max_examples=50, deadline=None)
+@given(trials(), st.integers(2, 9))
+def test_a_thinned_det_keeps_points_and_ends(drawn: Trials, most: int) -> None:
+    full, thin = det(*drawn), det(*drawn, most=most)
+    assert len(thin.x) <= most
+    points = list(zip(full.accepts.tolist(), full.misses.tolist(), strict=True))
+    kept = list(zip(thin.accepts.tolist(), thin.misses.tolist(), strict=True))
+    assert set(kept) <= set(points)
+    assert (kept[:1], kept[-1:]) == (points[:1], points[-1:])
+    assert np.isfinite(full.x).all()
+    assert np.isfinite(full.y).all()
+
+
+def test_perfect_scores_have_no_place_on_probit_axes() -> None:
+    assert det([1, 2, 3, 4], [0, 0, 1, 1]).x.size == 0
+
+
+def test_probit() -> None:
+    np.testing.assert_allclose(probit([0.5, 0.975, 0.001]), [0.0, 1.959963984540054, -3.090232306167813], atol=1e-12)
+    for rate in (0.0, 1.0, np.nan):
+        with pytest.raises(BadInput, match="probit"):
+            probit([0.5, rate])
+
+
+def test_errors_are_counted_and_thirty_are_enough() -> None:
+    assert errors_at([1, 2, 3, 1, 2, 3], [1, 1, 1, 0, 0, 0], 2) == (1, 2)
+    assert not too_few(30, 30)
+    assert too_few(29.9, 100)
+    assert too_few(100, 29)
+
+
+# ---- log-likelihood ratios
+
+
+def test_act_dcf_by_hand() -> None:
+    # prior 1/4: threshold ln 3 = 1.0986; of the targets 1.0 is missed, of the nontargets 1.2 accepted:
+    # (1/4 · 1/2 + 3/4 · 1/3) / (1/4) = 1/2 + 1
+    llrs, labels = [1.0, 2.0, 1.2, 0.5, -3.0], [1, 1, 0, 0, 0]
+    assert bayes_threshold(0.25) == pytest.approx(np.log(3))
+    assert act_dcf(llrs, labels, 0.25) == pytest.approx(1.5)
+    # a miss that costs 3 times as much moves the threshold to 0: no miss, accepts 2/3, over 3/4
+    assert bayes_threshold(0.25, c_miss=3.0) == pytest.approx(0.0, abs=1e-12)
+    assert act_dcf(llrs, labels, 0.25, c_miss=3.0) == pytest.approx(2 / 3)
+    at = bayes_threshold(0.25)
+    assert act_dcf([at, 0.0], [1, 0], 0.25) == 0.0  # the threshold itself is accepted
+    assert act_dcf([9.0, at], [1, 0], 0.25) == pytest.approx(3.0)
+
+
+def test_cllr_by_hand() -> None:
+    # targets ln 3 and 0: log2(4/3) and 1; nontarget -ln 7: log2(8/7)
+    wanted = (np.mean([np.log2(4 / 3), 1.0]) + np.log2(8 / 7)) / 2
+    assert cllr([np.log(3), 0.0, -np.log(7)], [1, 1, 0]) == pytest.approx(wanted)
+    assert cllr([0.0, 0.0, 0.0], [1, 0, 0]) == pytest.approx(1.0)
+    assert cllr([800.0, -800.0], [1, 0]) == 0.0
+    assert cllr([-800.0, 800.0], [1, 0]) == pytest.approx(800 / np.log(2))  # wrong and sure: large, not infinite
+
+
+def test_min_cllr_by_hand() -> None:
+    # in rising order 0 | 1 0 | 1: shares 0, 1/2, 1/2, 1; at even numbers of both classes the llrs are -inf, 0, 0, inf
+    assert min_cllr([1, 2, 3, 4], [0, 1, 0, 1]) == pytest.approx(0.5)
+    assert min_cllr([1, 2, 3, 4], [0, 0, 1, 1]) == 0.0
+    assert min_cllr([4, 3, 2, 1], [0, 0, 1, 1]) == pytest.approx(1.0)
+    assert min_cllr([7, 7, 7], [0, 1, 0]) == pytest.approx(1.0)  # a tie is one llr, whatever the order
+    assert min_cllr([7, 7, 7], [1, 0, 0]) == pytest.approx(1.0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(trials(), st.floats(-2, 2), st.floats(0.01, 0.99))
+def test_calibration_costs_never_less_than_none(drawn: Trials, shift: float, prior: float) -> None:
+    scores, labels = drawn
+    assert cllr(scores + shift, labels) >= min_cllr(scores, labels) - 1e-12
+    assert act_dcf(scores + shift, labels, prior) >= min_dcf(scores, labels, prior)[0] - 1e-12
+
+
+@settings(max_examples=100, deadline=None)
+@given(trials(), st.floats(0.01, 0.99))
+def test_llrs_swap_with_labels_and_signs(drawn: Trials, prior: float) -> None:
+    scores, labels = drawn
+    assert cllr(-scores, 1 - labels) == pytest.approx(cllr(scores, labels), abs=1e-12)
+    assert min_cllr(-scores, 1 - labels) == pytest.approx(min_cllr(scores, labels), abs=1e-12)
+    moved = scores + 1e-4  # off the threshold, where accepting wins
+    assert act_dcf(-moved, 1 - labels, 1 - prior) == pytest.approx(act_dcf(moved, labels, prior), abs=1e-9)
+
+
+@settings(max_examples=100, deadline=None)
+@given(trials())
+def test_llrs_equal_loops(drawn: Trials) -> None:
+    llrs, labels = drawn
+    costs: tuple[list[float], list[float]] = ([], [])
+    for llr, label in zip(llrs, labels, strict=True):
+        costs[label].append(np.log2(1 + np.exp(-llr if label else llr)))
+    assert cllr(llrs, labels) == pytest.approx((np.mean(costs[0]) + np.mean(costs[1])) / 2, abs=1e-12)
+    for prior in (0.01, 0.5):
+        miss, accept = rates_at(llrs, labels, np.log((1 - prior) / prior))
+        wanted = (prior * miss + (1 - prior) * accept) / min(prior, 1 - prior)
+        assert act_dcf(llrs, labels, prior) == pytest.approx(wanted, abs=1e-12)
+
+
+@settings(max_examples=100, deadline=None)
+@given(trials())
+def test_min_cllr_agrees_with_scikit_learn(drawn: Trials) -> None:
+    isotonic = pytest.importorskip("sklearn.isotonic", reason="scikit-learn is an oracle of the development install")
+    scores, labels = drawn
+    posterior = isotonic.IsotonicRegression().fit(scores, labels).predict(scores)
+    with np.errstate(divide="ignore"):
+        llrs = np.log(posterior / (1 - posterior)) - np.log(labels.mean() / (1 - labels.mean()))
+    targets, nontargets = llrs[labels == 1], llrs[labels == 0]
+    wanted = (np.logaddexp2(0, -targets / np.log(2)).mean() + np.logaddexp2(0, nontargets / np.log(2)).mean()) / 2
+    assert min_cllr(scores, labels) == pytest.approx(wanted, abs=1e-9)
 
 
 # ---- intervals

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import click
 
-from sottovoce.cli.frame import ENGINE, MODEL, THREADS, WORKERS, command, lab_extra
+from sottovoce.cli.frame import ENGINE, MODEL, THREADS, WORKERS, command, lab_extra, options
+from sottovoce.cli.rates import evaluation
 from sottovoce.cli.show import interval, percent, show, table
+
+WAYS = click.Choice(["whole", "segments", "crops"])
+ENROLMENT = click.Choice(["mean", "scores", "concatenate"])
+COHORT = [
+    click.option("--cohort", type=click.Path(), help="Folder or manifest of strangers, for AS-norm."),
+    click.option("--top", type=click.IntRange(0), default=300, show_default=True, help="Of the cohort; 0: no AS-norm."),
+    click.option("--cohort-by", type=click.Choice(["utterance", "speaker"]), default="utterance", show_default=True),
+    click.option("--deviation", type=click.Choice(["population", "sample"]), default="population", show_default=True),
+    click.option("--subtract-mean", is_flag=True, help="The cohort's mean, from every embedding."),
+]
+GROUPS = [
+    click.option("--manifest", type=click.Path(), help="Table of the recordings, for --by."),
+    click.option("--by", multiple=True, help="Column to make groups by, `age` or `age:12,18`; repeatable."),
+]
 
 
 @command("evaluate")
@@ -18,7 +31,16 @@ from sottovoce.cli.show import interval, percent, show, table
 @click.option("--audio", required=True, type=click.Path(file_okay=False), help="Folder the lists' paths start from.")
 @click.option("--draws", type=click.IntRange(0), default=1000, show_default=True, help="Of the bootstrap; 0: none.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap.")
-@click.option("--enrolments", type=click.Path(dir_okay=False), help="Models of several files, as enroll.map: averaged.")
+@click.option("--prior", "priors", multiple=True, type=float, help="Of a target, for minDCF; repeatable.  [0.01, 0.05]")
+@click.option(
+    "--scoring", "way", type=WAYS, default="whole", show_default=True, help="What of a recording is compared."
+)
+@click.option("--enrolments", type=click.Path(dir_okay=False), help="Models of several recordings, as enroll.map.")
+@click.option("--enrolment", type=ENROLMENT, default="mean", show_default=True, help="How those are joined.")
+@options(COHORT)
+@options(GROUPS)
+@click.option("--scores", type=click.Path(dir_okay=False), help="Also write every score here (.npz).")
+@click.option("--skip-missing", is_flag=True, help="Leave out trials whose recordings do not exist.")
 @WORKERS
 @ENGINE
 def evaluate_command(
@@ -27,45 +49,49 @@ def evaluate_command(
     audio: str,
     draws: int,
     seed: int,
+    priors: tuple[float, ...],
+    way: str,
     enrolments: str | None,
+    enrolment: str,
+    cohort: str | None,
+    top: int,
+    cohort_by: str,
+    deviation: str,
+    subtract_mean: bool,
+    manifest: str | None,
+    by: tuple[str, ...],
+    scores: str | None,
+    skip_missing: bool,
     workers: int,
     engine: str,
     as_json: bool,
 ) -> None:
-    """EER and minDCF of MODEL (.onnx; the shipped one if left out), with 95 % intervals over speakers."""
-    from sottovoce.lab.evaluate import evaluate, evaluate_many
+    """EER and minDCF of MODEL (.onnx; the shipped one if left out), with 95 % intervals over speakers.
+
+    A rate marked * stands on fewer than 30 errors of some kind.
+    """
+    from sottovoce.lab.evaluate import evaluate_many
+    from sottovoce.lab.scoring import Scoring
     from sottovoce.runtime.engine import load
 
-    loaded = load(model, engine=engine)
-    if len(trials) == 1:
-        result = evaluate(loaded, trials[0], audio, draws=draws, seed=seed, workers=workers, enrolments=enrolments)
-        show(result, as_json, f"{_evaluation([result])}{_enrolment(result)}")
-        return
-    result = evaluate_many(loaded, list(trials), audio, draws=draws, seed=seed, workers=workers, enrolments=enrolments)
-    mean = f"mean EER % {percent(result['mean_eer'])}"
-    show(result, as_json, f"{_evaluation(result['lists'])}\n{mean}{_enrolment(result)}")
-
-
-def _enrolment(result: dict[str, Any]) -> str:
-    return f"\nenrolment: {result['enrolment']}" if "enrolment" in result else ""
-
-
-def _evaluation(lists: Sequence[dict[str, Any]]) -> str:
-    heads = ["list", "trials", "targets", "EER %", "95 %", "minDCF 0.01", "minDCF 0.05", "left out"]
-    rows = [
-        [
-            Path(one["list"]).name,
-            one["trials"],
-            one["targets"],
-            percent(one["eer"]),
-            interval(one["eer_interval"]),
-            f"{one['min_dcf']['0.01']:.4f}",
-            f"{one['min_dcf']['0.05']:.4f}",
-            len(one["excluded"]),
-        ]
-        for one in lists
-    ]
-    return table(heads, rows)
+    scoring = Scoring(way, enrolment, cohort, top, cohort_by, deviation, subtract_mean)
+    result = evaluate_many(
+        load(model, engine=engine),
+        list(trials),
+        audio,
+        draws=draws,
+        seed=seed,
+        workers=workers,
+        enrolments=enrolments,
+        scoring=scoring,
+        priors=priors or (0.01, 0.05),
+        manifest=manifest,
+        by=by,
+        scores_out=scores,
+        strict=not skip_missing,
+    )
+    lists = result["lists"]
+    show(lists[0] if len(trials) == 1 else result, as_json, evaluation(lists))
 
 
 @command("inspect")
