@@ -103,17 +103,24 @@ def test_a_checkpoint_trained_with_a_plan_ships_its_own_weights(float_file: Path
         compress(tmp_path / "q.safetensors", bits=4, out=tmp_path / "x.onnx")
 
 
-def test_an_operating_point_is_stored(quick: None, float_file: Path, corpus: Path, tmp_path: Path) -> None:
+def test_calibration_and_points_are_stored(quick: None, float_file: Path, corpus: Path, tmp_path: Path) -> None:
     lines = [
         f"{int(a // 4 == b // 4)} speech/s{a // 4}/{a % 4}.wav speech/s{b // 4}/{b % 4}.wav"
         for a in range(24)
         for b in range(a)
     ]
     (tmp_path / "trials.txt").write_text("\n".join(lines))
-    compress(float_file, bits=4, data=corpus, out=tmp_path / "m.onnx", trials=[tmp_path / "trials.txt"], audio=corpus)
-    point = load(tmp_path / "m.onnx").metadata["operating_points"]["balanced"]
-    assert point["trials"] == 276
-    assert -1.0 < point["threshold"] < 1.0
+    lists = [tmp_path / "trials.txt"]
+    report = compress(float_file, bits=4, data=corpus, out=tmp_path / "m.onnx", trials=lists, audio=corpus)
+    known = load(tmp_path / "m.onnx").metadata
+    assert known["calibration"]["targets"] + known["calibration"]["nontargets"] == 276
+    assert known["calibration"] == report["calibration"]
+    assert known["operating_points"] == report["operating_points"]
+    for point in known["operating_points"].values():
+        assert point["trials"] == 276
+        assert -1.0 < point["threshold"] < 1.0
+    assert "30,000 nontarget trials" in known["operating_points_refused"]["secure"]
+    assert report["evaluation"]["lists"][0]["eer"] < 0.5
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "trials.txt"]
 
 

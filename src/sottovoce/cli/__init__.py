@@ -9,12 +9,13 @@ from __future__ import annotations
 import click
 
 from sottovoce import __version__
-from sottovoce.cli import make, measure, study, use
+from sottovoce.cli import calibrate, make, measure, study, use
 from sottovoce.cli.frame import TRACEBACK, Commands
 
 COMMANDS = (
     use.verify_command,
     use.embed_command,
+    calibrate.calibrate_command,
     measure.evaluate_command,
     measure.inspect_command,
     measure.bench_command,

@@ -10,7 +10,7 @@ import click
 
 from sottovoce.errors import MissingExtra, SottoError
 
-REJECTED, FAILED, SOME_FAILED, INTERRUPTED = 1, 2, 3, 130
+REJECTED, FAILED, SOME_FAILED, UNDECIDED, INTERRUPTED = 1, 2, 3, 4, 130
 F = TypeVar("F", bound=Callable[..., Any])
 
 

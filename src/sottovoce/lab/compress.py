@@ -30,7 +30,7 @@ from sottovoce.errors import BadAudio, BadInput, BadList
 from sottovoce.export import metadata as metadata_of
 from sottovoce.lab import checkpoint as checkpoints
 from sottovoce.lab import posttraining
-from sottovoce.lab.evaluate import evaluate_many
+from sottovoce.lab.calibrate import fitted, pooled, scored_lists
 from sottovoce.lab.lists import read_manifest
 from sottovoce.networks.frontend import FrontEnd
 from sottovoce.runtime.engine import Model
@@ -63,9 +63,9 @@ def compress(
     bits or plan (text): the formats; neither for a checkpoint that was trained with a plan.   data: folder or manifest
     of unlabelled recordings for activation ranges and for `method`, a name of posttraining.METHODS: what brings a float
     checkpoint's quantized weights nearer to it; without data a synthetic signal is used, weights are rounded to the
-    nearest level, and a warning given.   trials, audio: trial lists and their root; the mean of their EER thresholds is
-    stored in the file as operating point `balanced`.   Raises BadPlan, BadCheckpoint, BadList, BadInput before any
-    work; the file appears only whole.
+    nearest level, and a warning given.   trials, audio: trial lists and their root; the file's scores on them give its
+    calibration and its operating points, which are stored in it.   Raises BadPlan, BadCheckpoint, BadList, BadInput
+    before any work; the file appears only whole.
     """
     began = time.monotonic()
     posttraining.check_method(method)
@@ -273,11 +273,17 @@ def _write(
         part = out.with_name(f".{out.name}.{os.getpid()}.measured.onnx")
         try:
             writer.save(proto, part)
-            report["evaluation"] = _without_model(evaluate_many(load_model(part), list(trials), audio))
+            scored, evaluation = scored_lists(load_model(part), list(trials), audio, part)
         finally:
             part.unlink(missing_ok=True)
-        points = {"balanced": balanced_point(report["evaluation"], trials)}
-        metadata_of.write(proto, {"operating_points": points})
+        report["evaluation"] = _without_model(evaluation)
+        try:
+            entries, told = fitted(pooled(scored))
+        except BadInput as error:  # of a ruined network: the file is worth having, to see what ruined it
+            print(f"warning: no calibration and no operating points are stored: {error}", file=sys.stderr)
+        else:
+            metadata_of.write(proto, entries)
+            report |= told
     writer.save(proto, out)
     weights = sum(int(np.prod(c.shape)) for c in coded.values())
     packed = sum(c.packed_bytes for c in coded.values())
@@ -296,15 +302,3 @@ def _without_model(evaluation: dict[str, Any]) -> dict[str, Any]:
     names = ("model", "model_id", "model_sha256")
     kept = {key: value for key, value in evaluation.items() if key not in names}
     return {**kept, "lists": [{k: v for k, v in one.items() if k not in names} for one in evaluation["lists"]]}
-
-
-def balanced_point(evaluation: dict[str, Any], trials: Sequence[str | Path]) -> dict[str, Any]:
-    """Operating point where misses and false accepts are equally frequent: the mean of the lists' EER thresholds."""
-    lists = evaluation["lists"]
-    return {
-        "threshold": float(np.mean([one["eer_threshold"] for one in lists])),
-        "eer": float(np.mean([one["eer"] for one in lists])),
-        "trials": int(sum(one["trials"] for one in lists)),
-        "measured_on": ", ".join(f"{Path(p).name}" for p in trials),
-        "rule": "mean of the lists' EER thresholds",
-    }

@@ -31,6 +31,7 @@ from sottovoce.lab.lists import Trials, read_enrolments, read_trials
 from sottovoce.lab.scored import Scored, score_trials, write_scores
 from sottovoce.lab.scoring import Normalise, Scoring, prepare, read_cohort
 from sottovoce.lab.subgroups import Groups, read_groups
+from sottovoce.runtime.verify import stored_calibration
 from sottovoce.scores.metrics import (
     Rate,
     act_dcf,
@@ -103,9 +104,10 @@ def evaluate_many(
 
     enrolments: a list of models with several recordings each, as CN-Celeb's enroll.map, joined as `scoring` says.
     manifest, by: a table of the recordings and its columns, `age` or `age:12,18`, to make groups by.   scores_out: an
-    .npz for the scores (`lab/scored`).   calibrate: scores → llrs, where the model has a calibration: actDCF and Cllr
-    are then given too.   strict: a recording that does not exist is a BadList. Raises BadList and BadInput for lists, a
-    cohort, columns or names that cannot be used, before any recording is read.
+    .npz for the scores (`lab/scored`).   calibrate: scores → llrs; left out, the model's own calibration where it has
+    one that stands on plain cosines alone: actDCF and Cllr are then given too.   strict: a recording that does not
+    exist is a BadList. Raises BadList and BadInput for lists, a cohort, columns or names that cannot be used, before
+    any recording is read.
     """
     scoring = scoring or Scoring()
     loaded = [readable(Path(path)) for path in lists]
@@ -127,6 +129,7 @@ def evaluate_many(
     scored = [score_trials(trials, known, normalise, quiet) for trials in loaded]
     if scores_out is not None:
         write_scores(scores_out, scored, who)
+    calibrate = calibrate or stored_llrs(model, scoring)
     settings: dict[str, Any] = {"draws": draws, "seed": seed, "priors": priors, "calibrate": calibrate, "quiet": quiet}
     measured = [
         {**who, **_measured(trials, one, known, failed, groups, **settings)}
@@ -205,6 +208,12 @@ def figures(
         **(_calibrated(scored, priors, calibrate) if calibrate else {}),
         "bootstrap_draws": draws,
     }
+
+
+def stored_llrs(model: Any, scoring: Scoring) -> Calibrate | None:
+    """The calibration in a file, where it fits what is scored: plain cosines, no side information. Raises BadModel."""
+    stored = stored_calibration(model) if hasattr(model, "metadata") else None
+    return stored if stored is not None and not stored.weights and scoring == Scoring() else None
 
 
 def readable(path: Path) -> Trials:
