@@ -161,8 +161,8 @@ def _spread(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The fold of each speaker, and what share of each class a fold holds, (folds, classes).
 
-    share: (speakers, classes), of a class's recordings. Speakers of the rarest classes come first, else in `order`; each
-    goes where its rarest class is scarcest, then where its other classes are, then to the smallest fold.
+    share: (speakers, classes), of a class's recordings. Speakers of the rarest classes come first, else in `order`;
+    each goes where its rarest class is scarcest, then where its other classes are, then to the smallest fold.
     """
     rarity = (share > 0).sum(axis=0)
     rarest = np.where(share > 0, rarity, len(share) + 1).argmin(axis=1)
