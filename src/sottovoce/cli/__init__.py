@@ -9,7 +9,7 @@ from __future__ import annotations
 import click
 
 from sottovoce import __version__
-from sottovoce.cli import calibrate, make, measure, study, use
+from sottovoce.cli import analyze, calibrate, make, measure, study, use
 from sottovoce.cli.frame import TRACEBACK, Commands
 
 COMMANDS = (
@@ -26,6 +26,9 @@ COMMANDS = (
     make.export_command,
     study.sweep_command,
     study.reproduce_command,
+    analyze.drift_command,
+    analyze.analyze_command,
+    analyze.probe_command,
 )
 
 
