@@ -44,12 +44,14 @@ OUTSIDE: dict[str, set[str]] = {
 }
 WITHOUT_TORCH = [
     "lab/__init__.py",
+    "lab/calibrate.py",
     "lab/compare.py",
     "lab/corpora.py",
     "lab/embedding.py",
     "lab/evaluate.py",
     "lab/lists.py",
     "lab/papers.py",
+    "lab/pool.py",
     "lab/scored.py",
     "lab/scoring.py",
     "lab/subgroups.py",
