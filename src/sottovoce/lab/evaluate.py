@@ -115,7 +115,7 @@ def evaluate_many(
     models = read_enrolments(enrolments) if enrolments is not None else {}
     cohort = read_cohort(scoring)
     groups = _groups(manifest, by, names)
-    _check_priors(priors)
+    _check(scoring, priors, enrolments, scores_out)
     if strict or cohort is not None:  # a cohort takes long; the root is then looked at before
         wanted = [one for each in recordings(names, models).values() for one in each]
         find_files(Path(root), list(dict.fromkeys(wanted)), strict)
@@ -123,6 +123,9 @@ def evaluate_many(
     joined: dict[str, Any] = {"enrolment": scoring.enrolment, "views": scoring.views}
     known, failed = embed_models(seen, names, root, models, **joined, workers=workers, quiet=quiet, strict=strict)
     who = {**identity(model), **scoring.says(enrolments), "priors": list(priors)}
+    if enrolments is not None:
+        there = set(names)
+        who["enrolment_excluded"] = [failure(name, error) for name, error in failed.items() if name not in there]
     scored = [score_trials(trials, known, normalise, quiet) for trials in loaded]
     if scores_out is not None:
         write_scores(scores_out, scored, who)
@@ -271,10 +274,16 @@ def _calibrated(scored: Scored, priors: Sequence[float], calibrate: Calibrate) -
     return {"act_dcf": costs, "cllr": cllr(llrs, scored.labels)}
 
 
-def _check_priors(priors: Sequence[float]) -> None:
+def _check(
+    scoring: Scoring, priors: Sequence[float], enrolments: str | Path | None, scores_out: str | Path | None
+) -> None:
     wrong = [prior for prior in priors if not 0.0 < prior < 1.0]
     if wrong or not priors:
         raise BadInput(f"prior {wrong[0]} is not between 0 and 1" if wrong else "give at least one prior")
+    if scoring.enrolment != Scoring.enrolment and enrolments is None:
+        raise BadInput(f"enrolment {scoring.enrolment!r} joins several recordings; name them with --enrolments")
+    if scores_out is not None and not Path(scores_out).parent.is_dir():
+        raise BadInput(f"{scores_out}: there is no folder {Path(scores_out).parent} for the scores; make it first")
 
 
 def _groups(manifest: str | Path | None, by: Sequence[str], names: Sequence[str]) -> list[Groups]:
