@@ -44,6 +44,7 @@ OUTSIDE: dict[str, set[str]] = {
 }
 WITHOUT_TORCH = [
     "lab/__init__.py",
+    "lab/calibrate.py",
     "lab/compare.py",
     "lab/corpora.py",
     "lab/embedding.py",
@@ -52,6 +53,7 @@ WITHOUT_TORCH = [
     "lab/labels.py",
     "lab/lists.py",
     "lab/papers.py",
+    "lab/pool.py",
     "lab/scored.py",
     "lab/scoring.py",
     "lab/subgroups.py",
