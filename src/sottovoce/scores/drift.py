@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sottovoce.errors import BadInput
-from sottovoce.scores.metrics import _speaker_numbers
+from sottovoce.scores.resampling import speaker_numbers
 
 EDGES = (0.05, 0.15)  # of the margin, in units of the cosine: near below the first, far from the last on
 BIN_NAMES = {1: ("all",), 2: ("near", "far"), 3: ("near", "middle", "far")}
@@ -90,7 +90,7 @@ def redrawn_sums(
     one seed gives the draws that it gives there. Trials between the same two speakers are summed once, so that a draw
     costs one pass over pairs of speakers. Raises BadInput for fewer than two speakers.
     """
-    first, second, speakers = _speaker_numbers(enrol_speaker, test_speaker, values.shape[1])
+    first, second, speakers = speaker_numbers(enrol_speaker, test_speaker, values.shape[1])
     pairs, of = np.unique(first * speakers + second, return_inverse=True)
     summed = np.stack([np.bincount(of, weights=row, minlength=len(pairs)) for row in values])
     left, right = pairs // speakers, pairs % speakers
