@@ -93,3 +93,25 @@ def test_what_a_max_bounds_takes_the_grid_of_its_output_and_settled_bounds_lie_o
     assert graph.constants[scales[top.input[0]]] == np.float32(0.1)
     np.testing.assert_allclose(graph.constants[top.input[1]], [[0.4], [-0.5]], rtol=1e-6)
     np.testing.assert_allclose(graph.constants[conv.input[2]], [0.35 + 0.04, -0.52 + 0.03], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("low", "replaced"), [(0.0, True), (-1.0, False)])
+def test_a_clip_at_zero_is_a_relu(low, replaced):
+    graph = Graph()
+    graph.constants = {"w": np.zeros((2, 1, 1), np.float32), "low": np.float32(low), "high": np.float32(20)}
+    graph.add("Conv", "x", "w", output="y")
+    graph.add("Clip", "y", "low", "high", output="z")
+    region = find_region(graph, {"w"})
+    assert region.groups == ([["x"], ["z"]] if replaced else [["x"], ["y"]])
+    assert [node.op_type for node in region.relus] == (["Clip"] if replaced else [])
+
+
+def test_a_transpose_keeps_the_grid_of_what_it_reads():
+    graph = Graph()
+    graph.constants = {"w": np.zeros((2, 2, 1, 1), np.float32), "v": np.zeros((2, 2, 1, 1), np.float32)}
+    graph.add("Conv", "x", "w", output="y")
+    graph.add("Transpose", "y", output="turned", perm=[0, 1, 3, 2])
+    graph.add("Conv", "turned", "v", output="z")
+    groups = [sorted(group) for group in find_region(graph, {"w", "v"}).groups]
+    assert ["turned", "y"] in groups
+    assert len(groups) == 3

@@ -3,8 +3,8 @@
 Every tensor that an integer operator reads or writes gets one QuantizeLinear → DequantizeLinear pair; engines fuse the
 pairs with the operators between them.
 
-Convolutions with coded weights, additions of two such tensors, and what only moves values (Split, Concat, Reshape)
-become integer operators; all else (pooling, softmax, gates, matrix products after pooling) stays in float.
+Convolutions with coded weights, additions of two such tensors, and what only moves values (Split, Concat, Reshape,
+Transpose) become integer operators; all else (pooling, softmax, gates, matrix products after pooling) stays in float.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import numpy as np
 from onnx import NodeProto
 
 from sottovoce.export.graph import Array, Graph
+
+MOVES = ("Split", "Reshape", "Transpose")  # operators whose outputs are the input's values in other places
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def find_region(graph: Graph, coded: set[str]) -> Region:
     written = {conv.output[0] for conv in convs}
     return Region(
         list(groups.values()),
-        [node for node in makers if node.op_type == "Relu"],
+        [node for node in makers if _is_relu(graph, node)],
         [node for node in makers if node.op_type == "Max" and node.input[0] in written],
         {index for index, group in enumerate(groups.values()) if last.intersection(group)},
     )
@@ -66,13 +68,21 @@ def _last(graph: Graph, rounded: set[str]) -> set[str]:
 
 
 def _bounded(graph: Graph, tensor: str) -> str:
-    """The tensor itself, or the output of its only reader where that is a ReLU or a Max with a constant."""
+    """The tensor itself, or the output of its only reader where that is a ReLU or a Max with a constant.
+
+    A Clip at zero and above is a ReLU: a grid over what was observed behind it ends where it ends.
+    """
     readers = graph.consumers(tensor)
     if len(readers) != 1:
         return tensor
     (reader,) = readers
-    bounds = reader.op_type == "Relu" or (reader.op_type == "Max" and reader.input[1] in graph.constants)
+    bounds = _is_relu(graph, reader) or (reader.op_type == "Max" and reader.input[1] in graph.constants)
     return str(reader.output[0]) if bounds else tensor
+
+
+def _is_relu(graph: Graph, node: NodeProto) -> bool:
+    clips = node.op_type == "Clip" and len(node.input) > 1 and node.input[1] in graph.constants
+    return node.op_type == "Relu" or (clips and not graph.constants[node.input[1]].any())
 
 
 def _enter(links: dict[str, str], tensor: str) -> bool:
@@ -101,7 +111,7 @@ def _grow(graph: Graph, links: dict[str, str]) -> bool:
     """One round of carrying integer tensors through operators that can compute on them; True when something was new."""
     changed = False
     for node in graph.nodes:
-        if node.op_type in ("Split", "Reshape") and any(name in links for name in node.output):
+        if node.op_type in MOVES and any(name in links for name in node.output):
             changed |= _join(links, [node.input[0], *node.output])
         elif node.op_type == "Concat" and node.output[0] in links:
             for name in node.input:  # each on its own grid: one for all would be that of the loudest

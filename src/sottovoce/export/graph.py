@@ -69,9 +69,15 @@ class Graph:
 
     def rank(self, tensor: str) -> int:
         """Number of axes of a tensor, by shape inference."""
-        inferred = onnx.shape_inference.infer_shapes(self.model())
-        shapes = {value.name: len(value.type.tensor_type.shape.dim) for value in inferred.graph.value_info}
-        return shapes[tensor]
+        return self.ranks()[tensor]
+
+    def ranks(self) -> dict[str, int]:
+        """Number of axes of every tensor whose shape can be inferred."""
+        inferred = onnx.shape_inference.infer_shapes(self.model()).graph
+        known = [*inferred.value_info, *inferred.input, *inferred.output]
+        kinds = {value.name: value.type.tensor_type for value in known}
+        found = {name: len(kind.shape.dim) for name, kind in kinds.items() if kind.HasField("shape")}
+        return {**found, **{name: array.ndim for name, array in self.constants.items()}}
 
     def redirect(self, old: str, new: str, keep: Iterable[NodeProto] = ()) -> None:
         """Let every reader of `old` read `new`, except the nodes in `keep`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from sottovoce.errors import BadInput
 from sottovoce.export.graph import OPSET, Graph
 
 FEATURES, EMBEDDING = "features", "embedding"
+KEEP_RANK = ("Relu", "Add", "Mul", "Concat")  # operators on one number of axes, as they follow convolutions
 
 
 def trace(encoder: nn.Module, rows: int) -> Graph:
@@ -67,10 +69,13 @@ def fold_norms(graph: Graph) -> dict[str, np.ndarray]:
     """Fold every batch norm that directly follows a convolution; returns gains (rows,) float32 by weight name.
 
     The weight constant becomes weight × gain and the bias takes the shift. A gain must be positive, because it becomes
-    part of the scale of quantized weights: raises BadInput. Other batch norms become a multiplication and an addition.
+    part of the scale of quantized weights: raises BadInput. Other batch norms become a multiplication and an addition,
+    but for those of which nobody can tell how many axes they have: they stay.
     """
     gains: dict[str, np.ndarray] = {}
-    for norm in [node for node in graph.nodes if node.op_type == "BatchNormalization"]:
+    norms = [node for node in graph.nodes if node.op_type == "BatchNormalization"]
+    ranks = graph.ranks() if norms else {}
+    for norm in norms:
         gain, shift = _affine(graph, norm)
         conv = graph.producer(norm.input[0])
         if conv is not None and conv.op_type == "Conv" and len(graph.consumers(norm.input[0])) == 1:
@@ -78,8 +83,8 @@ def fold_norms(graph: Graph) -> dict[str, np.ndarray]:
             _fold_into(graph, conv, gain, shift)
             graph.remove(norm)
             graph.redirect(norm.output[0], conv.output[0])
-        else:
-            _replace_by_affine(graph, norm, gain, shift)
+        elif (rank := _rank(graph, norm.input[0], ranks)) is not None:
+            _replace_by_affine(graph, norm, gain, shift, rank)
     graph.prune()
     return gains
 
@@ -108,8 +113,18 @@ def _fold_into(graph: Graph, conv: NodeProto, gain: np.ndarray, shift: np.ndarra
     conv.input[:] = [conv.input[0], name, named]
 
 
-def _replace_by_affine(graph: Graph, norm: NodeProto, gain: np.ndarray, shift: np.ndarray) -> None:
-    shape = (-1, *[1] * (graph.rank(norm.input[0]) - 2))
+def _rank(graph: Graph, tensor: str, ranks: Mapping[str, int]) -> int | None:
+    """Number of axes: as inferred, else, behind a Reshape of computed shape, from the convolution it comes from."""
+    node = graph.producer(tensor)
+    if tensor in ranks or node is None:
+        return ranks.get(tensor)
+    if node.op_type == "Conv":
+        return int(graph.constants[node.input[1]].ndim)
+    return _rank(graph, node.input[0], ranks) if node.op_type in KEEP_RANK else None
+
+
+def _replace_by_affine(graph: Graph, norm: NodeProto, gain: np.ndarray, shift: np.ndarray, rank: int) -> None:
+    shape = (-1, *[1] * (rank - 2))
     scaled = graph.add("Mul", norm.input[0], graph.constant(gain.reshape(shape)))
     graph.add("Add", scaled, graph.constant(shift.reshape(shape)), output=norm.output[0])
     graph.remove(norm)

@@ -5,21 +5,61 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sottovoce.errors import BadInput
 
-def mean_and_std(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased standard deviation over the last axis, kept with length 1 (WeSpeaker: variance + 1e-7)."""
+
+def check_frames(features: Tensor, least: int) -> None:
+    """Raises BadInput when features, (batch, rows, frames), are shorter than a network can embed."""
+    if features.shape[-1] < least:
+        raise BadInput(f"network: {features.shape[-1]} frames are too short; it needs at least {least}")
+
+
+def mean_and_std(x: Tensor, floor: float = 1e-7) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased standard deviation over the last axis, kept with length 1.
+
+    floor: what is added to the variance (WeSpeaker: 1e-7).
+    """
     mean = x.mean(dim=-1, keepdim=True)
     centred = x - mean
     variance = (centred * centred).sum(dim=-1, keepdim=True) / (x.shape[-1] - 1)
-    return mean, torch.sqrt(variance + 1e-7)
+    return mean, torch.sqrt(variance + floor)
+
+
+def weighted_statistics(x: Tensor, weight: Tensor, floor: float) -> Tensor:
+    """Weighted mean and standard deviation over frames.
+
+    x: (batch, channels, frames)   weight: the same, or (batch, 1, frames), of sum 1 over frames
+    floor: the least variance   returns: (batch, 2 · channels).
+    """
+    mean = (weight * x).sum(dim=2)
+    variance = (weight * x * x).sum(dim=2) - mean * mean
+    return torch.cat([mean, torch.sqrt(variance.clamp(min=floor))], dim=1)
 
 
 class StatisticsPool(nn.Module):
     """Temporal statistics pooling: (batch, ..., frames) → (batch, 2 · features). NaN for a single frame."""
 
+    def __init__(self, floor: float = 1e-7) -> None:
+        super().__init__()
+        self.floor = floor
+
     def forward(self, x: Tensor) -> Tensor:
-        mean, std = mean_and_std(x)
+        mean, std = mean_and_std(x, self.floor)
         return torch.cat([mean.flatten(1), std.flatten(1)], dim=1)
+
+
+def attention(channels: int, bottleneck: int = 128) -> nn.Sequential:
+    """Weights of frames: (batch, channels, frames) → the same shape, of sum 1 over frames.
+
+    The attention of voxceleb_trainer, SpeechBrain's ResNet and SimAM-ResNet: ReLU and batch norm, and no tanh.
+    """
+    return nn.Sequential(
+        nn.Conv1d(channels, bottleneck, kernel_size=1),
+        nn.ReLU(),
+        nn.BatchNorm1d(bottleneck),
+        nn.Conv1d(bottleneck, channels, kernel_size=1),
+        nn.Softmax(dim=2),
+    )
 
 
 class AttentivePool(nn.Module):
@@ -46,9 +86,7 @@ class AttentivePool(nn.Module):
             statistics = mean_and_std(x)[: self.context]
             seen = torch.cat([x, *(one.expand_as(x) for one in statistics)], dim=1)
         weight = torch.softmax(self.linear2(torch.tanh(self.hidden(self.linear1(seen)))), dim=2)
-        mean = (weight * x).sum(dim=2)
-        variance = (weight * x * x).sum(dim=2) - mean * mean
-        return torch.cat([mean, torch.sqrt(variance.clamp(min=1e-7))], dim=1)
+        return weighted_statistics(x, weight, 1e-7)
 
 
 class SqueezeExcite(nn.Module):
@@ -65,3 +103,16 @@ class SqueezeExcite(nn.Module):
         for _ in range(x.ndim - 2):
             gain = gain.unsqueeze(-1)
         return x * gain
+
+
+class ChannelGate(nn.Module):
+    """SqueezeExcite of maps, (batch, channels, rows, columns), with the tensor names of SpeechBrain's ResNet."""
+
+    def __init__(self, channels: int, bottleneck: int) -> None:
+        super().__init__()
+        self.fc = nn.Sequential(
+            nn.Linear(channels, bottleneck), nn.ReLU(), nn.Linear(bottleneck, channels), nn.Sigmoid()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.fc(x.mean(dim=(2, 3))).unsqueeze(-1).unsqueeze(-1)
