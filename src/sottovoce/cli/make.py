@@ -123,6 +123,7 @@ def _allocation(report: dict[str, Any]) -> str:
     show_default=True,
     help="With --data: nearest levels; those, means corrected; rounded on recordings; that, then label-free steps.",
 )
+@click.option("--front-end", help="What makes the features of a published .onnx, by its preset's name.")
 @click.option("--seed", type=int, default=0, show_default=True)
 def compress_command(
     checkpoint: str,
@@ -135,17 +136,27 @@ def compress_command(
     search: str,
     widths: str,
     family: str,
+    front_end: str | None,
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Quantize CHECKPOINT (.safetensors) and write one .onnx.
+    """Quantize CHECKPOINT (.safetensors, or a published .onnx that takes features) and write one .onnx.
 
     Give --bits, --plan or a budget (--size, --bits-per-weight, --max-eer-loss), with which the plan is found as by
     `sotto allocate`; a checkpoint that was trained with a plan keeps its own. With --trials and --audio the file also
     learns the threshold that `sotto verify` decides by.
     """
     budget: dict[str, Any] = {"size": size, "bits_per_weight": bits_per_weight, "max_eer_loss": max_eer_loss}
-    if all(value is None for value in budget.values()):
+    free = all(value is None for value in budget.values())
+    if checkpoint.endswith(".onnx"):
+        if not free:
+            raise BadInput(f"{checkpoint}: a budget needs a checkpoint; give --bits or --plan")
+        report = _compress_onnx(checkpoint, bits, plan, front_end=front_end, **settings)
+        show(report, as_json, _compression_of_onnx(report))
+        return
+    if front_end is not None:
+        raise BadInput("--front-end is for a published .onnx; a checkpoint says how its features are made")
+    if free:
         with lab_extra("compression"):
             from sottovoce.lab.compress import compress
         report = compress(checkpoint, bits=int(bits) if bits else None, plan=_plan_text(plan), **settings)
@@ -158,6 +169,21 @@ def compress_command(
         from sottovoce.lab.budget import compress_within
     report = compress_within(checkpoint, **budget, allocation=how, **settings)
     show(report, as_json, f"{_allocation(report['allocation'])}\n\n{_compression(report)}")
+
+
+def _compress_onnx(path: str, bits: str | None, plan: str | None, **settings: Any) -> dict[str, Any]:
+    with lab_extra("compression"):
+        from sottovoce.export.source import read_source
+
+        read_source(path)  # so that what cannot be used is refused before torch is loaded
+        from sottovoce.lab.onnx_in import compress
+    return compress(path, bits=int(bits) if bits else None, plan=_plan_text(plan), **settings)
+
+
+def _compression_of_onnx(report: dict[str, Any]) -> str:
+    left = ", ".join(f"{count} {name}" for name, count in report["float_operators"].items())
+    layers = f"; layers in float: {', '.join(report['float_layers'])}" if report["float_layers"] else ""
+    return f"{_compression(report)}\nin float: {left or 'nothing'}{layers}"
 
 
 def _compression(report: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 import numpy as np
+import onnx
 import soxr
 import torch
 from numpy.typing import NDArray
@@ -69,7 +70,7 @@ def compress(
     """
     began = time.monotonic()
     posttraining.check_method(method)
-    _check_places(out, trials, audio)
+    check_places(out, trials, audio)
     loaded = checkpoints.load(checkpoint)
     network, front_end = loaded.network, preset(loaded.about["front_end"])
     chosen = _plan(loaded, bits, plan)
@@ -132,7 +133,8 @@ def export(
     return {"model": str(out), "bytes": Path(out).stat().st_size, "plan": "float", "features_in": features_in}
 
 
-def _check_places(out: str | Path, trials: Sequence[str | Path], audio: str | Path | None) -> None:
+def check_places(out: str | Path, trials: Sequence[str | Path], audio: str | Path | None) -> None:
+    """Refuse places that a compression could not read from or write to. Raises BadInput, BadList."""
     folder = Path(out).resolve().parent
     if not folder.is_dir():
         raise BadInput(f"{out}: the folder {folder} does not exist; make it first")
@@ -267,6 +269,17 @@ def _write(
     told = f"{len(waves)} recordings, one in {STRESSED} under stress too" if data is not None else "synthetic signal"
     metadata["provenance"]["ranges_observed_on"] = told
     proto = writer.build(network, front_end, coded, observed, metadata=metadata)
+    return deliver(proto, coded, out, trials, audio)
+
+
+def deliver(
+    proto: onnx.ModelProto,
+    coded: dict[str, Coded],
+    out: Path,
+    trials: Sequence[str | Path],
+    audio: str | Path | None,
+) -> dict[str, Any]:
+    """Write a built model, with the threshold that the trials give where there are any; returns the report's sizes."""
     report: dict[str, Any] = {}
     if trials:
         assert audio is not None
