@@ -212,10 +212,45 @@ def _plan_text(plan: str | None) -> str | None:
 @click.option("--out", type=click.Path(dir_okay=False), required=True, help="The .onnx to write.")
 @click.option("--float", "float_weights", is_flag=True, help="Float weights, also of a network trained with a plan.")
 @click.option("--features-in", is_flag=True, help="Leave the front end out: features [1, mels, frames] in.")
-def export_command(checkpoint: str, out: str, float_weights: bool, features_in: bool, as_json: bool) -> None:
-    """Write CHECKPOINT (a .safetensors or a run folder) as float .onnx, to compare with or to take elsewhere."""
+@click.option("--for", "engine", type=click.Choice(["sherpa-onnx"]), help="Its input and metadata; features in.")
+@click.option("--weights", type=click.Choice(["packed", "int8"]), default="packed", show_default=True)
+@click.option("--frames", type=click.IntRange(1), help="One length only: frames, with --features-in.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="One length only: seconds of audio.")
+@click.option("--batch", is_flag=True, help="Any number of recordings at once, with --features-in.")
+@click.option("--opset", type=click.IntRange(13, 17), default=13, show_default=True)
+@click.option("--note", "notes", multiple=True, help="KEY=TEXT for sherpa-onnx: language, url, comment; repeatable.")
+def export_command(
+    checkpoint: str,
+    out: str,
+    float_weights: bool,
+    engine: str | None,
+    weights: str,
+    notes: tuple[str, ...],
+    as_json: bool,
+    **shape: Any,
+) -> None:
+    """Write CHECKPOINT (a .safetensors, a run folder, or an .onnx of ours) as .onnx in the form that is needed.
+
+    A checkpoint is written in float; an .onnx of ours keeps its weights.
+    """
     with lab_extra("export"):
-        from sottovoce.lab.compress import export
-    path = Path(checkpoint) / "model.safetensors" if Path(checkpoint).is_dir() else Path(checkpoint)
-    report = export(path, out=out, float_weights=float_weights, features_in=features_in)
-    show(report, as_json, f"{report['model']}: {report['bytes']:,} bytes, float")
+        from sottovoce.export import Form, turn
+
+        form = Form(engine=engine or "", int8_weights=weights == "int8", notes=_notes(notes), **shape)
+        if checkpoint.endswith(".onnx"):
+            if float_weights:
+                raise BadInput(f"{checkpoint}: its weights stay as they are; leave --float out")
+            report = turn(checkpoint, form, out)
+        else:
+            from sottovoce.lab.compress import export
+
+            path = Path(checkpoint) / "model.safetensors" if Path(checkpoint).is_dir() else Path(checkpoint)
+            report = export(path, out=out, float_weights=float_weights, form=form)
+    show(report, as_json, f"{report['model']}: {report['bytes']:,} bytes, {report['plan']}")
+
+
+def _notes(texts: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    pairs = [text.partition("=") for text in texts]
+    if wrong := [text for text, (key, sign, _) in zip(texts, pairs, strict=True) if not key or not sign]:
+        raise BadInput(f"note {wrong[0]!r} cannot be read; write KEY=TEXT, as in language=English")
+    return tuple((key, value) for key, _, value in pairs)

@@ -6,6 +6,7 @@ Each is made from the file alone and keeps its packed weights; `twin.plain` make
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -18,11 +19,64 @@ from sottovoce.export.graph import NEWEST_OPSET, OPSET, Graph
 from sottovoce.export.source import to_opset
 from sottovoce.export.standard import attributes, fold_constants, run
 from sottovoce.export.trace import EMBEDDING, FEATURES
+from sottovoce.export.twin import plain
 
 OPSETS = range(OPSET, NEWEST_OPSET + 1)
 BATCHES_AGREE = 2e-3  # an engine may round a value that lies between two steps of uint8 to either
 SHERPA = {"window": "povey", "low_hz": 20.0, "high_hz": 7600.0}  # what sherpa-onnx computes whatever the model says
+SHERPA_ENGINE = "sherpa-onnx"
 SHERPA_INPUT = "feats"
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a file is to be turned into; the defaults change nothing."""
+
+    features_in: bool = False  # front end left out
+    engine: str = ""  # "sherpa-onnx": its input and metadata, features in
+    frames: int | None = None  # the only length it takes, of features
+    seconds: float | None = None  # the only length it takes, of audio
+    batch: bool = False  # any number of recordings at once, features in
+    opset: int = OPSET
+    int8_weights: bool = False  # plain, for engines that dislike the look-up
+    notes: tuple[tuple[str, str], ...] = ()  # further metadata: language, url, comment
+
+
+def check_form(form: Form) -> None:
+    """Refuse what contradicts itself. Raises BadInput."""
+    if form.engine not in ("", SHERPA_ENGINE):
+        raise BadInput(f"engine {form.engine!r} is unknown; known: {SHERPA_ENGINE}")
+    inside = not (form.features_in or form.engine)
+    if form.batch and inside:
+        raise BadInput("a batch needs features in: recordings of a batch have one length; add --features-in")
+    if form.frames is not None and (form.seconds is not None or inside):
+        raise BadInput("frames are the length of features: add --features-in, or give --seconds of audio")
+    if form.opset not in OPSETS:
+        raise BadInput(f"opset {form.opset} is not possible; give {OPSETS[0]} to {OPSETS[-1]}")
+
+
+def shaped(model: onnx.ModelProto, form: Form) -> onnx.ModelProto:
+    """A file of ours in another form, its packed weights as they are unless plain ones are asked for.
+
+    Raises BadInput, BadModel.
+    """
+    check_form(form)
+    config = front_end_of(model)
+    if form.int8_weights:
+        model = plain(model)
+    if form.engine:
+        model = for_sherpa(model, dict(form.notes))
+    elif form.features_in:
+        model = features_in(model)
+    if form.batch:
+        model = batched(model)
+    length = form.frames
+    if form.seconds is not None:
+        length = round(form.seconds * config.rate)
+        length = config.frames(length) if form.features_in or form.engine else length
+    if length is not None:
+        model = fixed(model, length)
+    return in_opset(model, form.opset)
 
 
 def features_in(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -32,8 +86,7 @@ def features_in(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     config = front_end_of(model)
     tensor = _features_tensor(graph)
-    for node in graph.nodes:
-        node.output[:] = ["" if name == tensor else name for name in node.output]
+    graph.nodes = [node for node in graph.nodes if tensor not in node.output]
     graph.redirect(tensor, FEATURES)
     graph.inputs = {FEATURES: [1, config.rows, "frames"]}
     graph.prune()
@@ -45,7 +98,8 @@ def for_sherpa(model: onnx.ModelProto, notes: Mapping[str, str]) -> onnx.ModelPr
 
     sherpa-onnx computes 20 … 7600 Hz behind a Povey window whatever a model was trained on. So each row is put together
     from the two rows that lie nearest to it in mel, and the mean over the recording is removed in here, which takes
-    away what window and filters change in all frames alike.   notes: language, url, comment. Raises BadInput.
+    away what window and filters change in all frames alike. What remains is told in docs/sherpa-onnx.md.
+    notes: language, url, comment. Raises BadInput.
     """
     config = front_end_of(model)
     _check_sherpa(config)

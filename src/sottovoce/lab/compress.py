@@ -29,6 +29,7 @@ from sottovoce.bits.formats import FORMATS, Coded
 from sottovoce.bits.plan import Plan, plan_bytes
 from sottovoce.errors import BadAudio, BadInput, BadList
 from sottovoce.export import metadata as metadata_of
+from sottovoce.export.forms import Form, check_form, shaped
 from sottovoce.lab import checkpoint as checkpoints
 from sottovoce.lab import posttraining
 from sottovoce.lab.evaluate import evaluate_many
@@ -106,13 +107,21 @@ def compress(
 
 
 def export(
-    checkpoint: str | Path, *, out: str | Path, float_weights: bool = False, features_in: bool = False
+    checkpoint: str | Path,
+    *,
+    out: str | Path,
+    float_weights: bool = False,
+    features_in: bool = False,
+    form: Form | None = None,
 ) -> dict[str, Any]:
     """Write a checkpoint as .onnx with no change of precision: a float network as float32 (the peer to compare with).
 
     float_weights is implied for float checkpoints; a quantized checkpoint without it goes through `compress`.
-    features_in leaves the front end out (features [1, mels, frames] in). Raises BadCheckpoint, BadInput.
+    features_in leaves the front end out (features [1, mels, frames] in); `form` says that and more. Raises
+    BadCheckpoint, BadInput.
     """
+    form = form or Form(features_in=features_in)
+    check_form(form)
     loaded = checkpoints.load(checkpoint)
     if loaded.plan and not float_weights:
         raise BadInput(f"{checkpoint}: has plan {loaded.plan!r}; use compress, or ask for float weights")
@@ -127,10 +136,10 @@ def export(
         [],
         metadata=_metadata(loaded, "float"),
         activations="float",
-        front_end_inside=not features_in,
+        front_end_inside=not (form.features_in or form.engine),
     )
-    writer.save(proto, out)
-    return {"model": str(out), "bytes": Path(out).stat().st_size, "plan": "float", "features_in": features_in}
+    writer.save(shaped(proto, form), out)
+    return {"model": str(out), "bytes": Path(out).stat().st_size, "plan": "float", **asdict(form)}
 
 
 def check_places(out: str | Path, trials: Sequence[str | Path], audio: str | Path | None) -> None:
