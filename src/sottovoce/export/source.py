@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import onnx
@@ -21,6 +22,7 @@ from sottovoce.export.graph import NEWEST_OPSET, OPSET
 
 LARGEST_FILE = 2**31 - 1  # bytes; protobuf cannot read more
 LARGEST_TENSOR = 2**28  # numbers that a constant or an intermediate tensor of fixed shape may have
+GRAPH_FIELD = 7  # of a model, in onnx.proto
 OLDEST_OPSET = 9  # from here on the converter of the onnx package is dependable
 DOMAINS = ("", "ai.onnx")
 EMBEDDING_NAME = re.compile("emb|xvec|x-vec", re.IGNORECASE)
@@ -42,12 +44,50 @@ def _parse(place: Path) -> onnx.ModelProto:
     if (size := place.stat().st_size) > LARGEST_FILE:
         raise BadModel(f"{place}: {size} bytes are more than an .onnx can hold ({LARGEST_FILE}); it is no .onnx")
     try:
+        with place.open("rb") as file:
+            _check_fields(file, size, (GRAPH_FIELD,))
         model = onnx.load_model_from_string(place.read_bytes())
     except (DecodeError, OSError, ValueError) as error:
         raise BadModel(f"{place}: not an .onnx, or cut short ({_line(error)}); get it again") from None
     if not model.graph.node or not model.graph.input or not model.graph.output:
         raise BadModel(f"{place}: holds no graph with nodes, inputs and outputs; it is no .onnx of a network")
     return model
+
+
+def _check_fields(file: BinaryIO, end: int, into: tuple[int, ...]) -> None:
+    """Go from field to field of a protobuf message without reading what is in them. Raises ValueError.
+
+    So that a large file which is none, such as one of zeros, is refused before its bytes are in memory.   end: where
+    the message ends.   into: number of the field to go into, and so on.
+    """
+    while file.tell() < end:
+        tag = _varint(file)
+        kind, number = tag & 7, tag >> 3
+        if number == 0 or kind not in (0, 1, 2, 5):
+            raise ValueError(f"no field begins at byte {file.tell()}")
+        if kind == 0:
+            _varint(file)
+            continue
+        length = _varint(file) if kind == 2 else {1: 8, 5: 4}[kind]
+        after = file.tell() + length
+        if after > end:
+            raise ValueError(f"a field of {length} bytes is cut short")
+        if kind == 2 and into and number == into[0]:
+            _check_fields(file, after, into[1:])
+        file.seek(after)
+
+
+def _varint(file: BinaryIO) -> int:
+    """A number in protobuf's variable length: seven bits a byte, the lowest first."""
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = file.read(1)
+        if not byte:
+            raise ValueError("the end comes in the middle of a number")
+        value |= (byte[0] & 127) << shift
+        if byte[0] < 128:
+            return value
+    raise ValueError("a number has more than ten bytes")
 
 
 def _check_whole(model: onnx.ModelProto, place: Path) -> None:

@@ -24,7 +24,7 @@ from torch import nn
 from sottovoce import quant
 from sottovoce.audio.features import PRESETS, FrontEndConfig, preset
 from sottovoce.bits.plan import Plan, plan_bytes
-from sottovoce.errors import BadInput, BadModel
+from sottovoce.errors import BadInput, BadModel, SottoError
 from sottovoce.export import assemble, source, standard
 from sottovoce.export import metadata as about
 from sottovoce.export.activations import find_region
@@ -83,8 +83,15 @@ def read(path: str | Path, front_end: str | None = None) -> Source:
     taken, turned = source.choose_input(model, config.rows, path)
     given, counts = source.choose_output(model), source.lengths(model)
     graph = Graph.of(model)
-    standard.standardise(graph, taken, turned, given, config.rows, counts)
-    layers = {name: node for name, node in standard.layer_nodes(graph).items() if onnx_rounding.can_round(graph, node)}
+    try:
+        standard.standardise(graph, taken, turned, given, config.rows, counts)
+        layers = {
+            name: node for name, node in standard.layer_nodes(graph).items() if onnx_rounding.can_round(graph, node)
+        }
+    except SottoError as error:
+        raise BadModel(f"{path}: {error}") from None
+    except (KeyError, IndexError, ValueError, TypeError) as error:
+        raise BadModel(f"{path}: its graph contradicts itself ({error!r}); the file is damaged") from None
     if not layers:
         raise BadModel(f"{path}: has no convolution or matrix product with a constant weight; nothing to quantize")
     embed = embedder(graph)
