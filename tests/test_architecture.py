@@ -37,7 +37,7 @@ OUTSIDE: dict[str, set[str]] = {
     "quant": {"torch", "numpy", "scipy"},
     "export": {"google", "onnx", "onnxruntime", "numpy", "torch"},
     "runtime": {"numpy", "onnxruntime", "openvino"},
-    "lab": BASE | {"torch", "onnx", "safetensors", "tomli"},
+    "lab": BASE | {"nncf", "torch", "onnx", "safetensors", "tomli"},
     "cli": {"click", "numpy"},
     "__init__": set(),
     "__main__": set(),

@@ -25,6 +25,7 @@ def plain(model: onnx.ModelProto) -> onnx.ModelProto:
             graph.redirect(ends[layer], graph.constant(np.ascontiguousarray(values), f"{layer}.weight"))
     graph.prune()
     twin = graph.model()
+    twin.producer_name = model.producer_name
     twin.metadata_props.extend(model.metadata_props)
     return twin
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 import numpy as np
+import onnx
 import soxr
 import torch
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ from sottovoce.bits.formats import FORMATS, Coded
 from sottovoce.bits.plan import Plan, plan_bytes
 from sottovoce.errors import BadAudio, BadInput, BadList
 from sottovoce.export import metadata as metadata_of
+from sottovoce.export.forms import Form, check_form, shaped
 from sottovoce.lab import checkpoint as checkpoints
 from sottovoce.lab import posttraining
 from sottovoce.lab.calibrate import fitted, pooled, scored_lists
@@ -69,7 +71,7 @@ def compress(
     """
     began = time.monotonic()
     posttraining.check_method(method)
-    _check_places(out, trials, audio)
+    check_places(out, trials, audio)
     loaded = checkpoints.load(checkpoint)
     network, front_end = loaded.network, preset(loaded.about["front_end"])
     chosen = _plan(loaded, bits, plan)
@@ -105,13 +107,21 @@ def compress(
 
 
 def export(
-    checkpoint: str | Path, *, out: str | Path, float_weights: bool = False, features_in: bool = False
+    checkpoint: str | Path,
+    *,
+    out: str | Path,
+    float_weights: bool = False,
+    features_in: bool = False,
+    form: Form | None = None,
 ) -> dict[str, Any]:
     """Write a checkpoint as .onnx with no change of precision: a float network as float32 (the peer to compare with).
 
     float_weights is implied for float checkpoints; a quantized checkpoint without it goes through `compress`.
-    features_in leaves the front end out (features [1, mels, frames] in). Raises BadCheckpoint, BadInput.
+    features_in leaves the front end out (features [1, mels, frames] in); `form` says that and more. Raises
+    BadCheckpoint, BadInput.
     """
+    form = form or Form(features_in=features_in)
+    check_form(form)
     loaded = checkpoints.load(checkpoint)
     if loaded.plan and not float_weights:
         raise BadInput(f"{checkpoint}: has plan {loaded.plan!r}; use compress, or ask for float weights")
@@ -126,13 +136,14 @@ def export(
         [],
         metadata=_metadata(loaded, "float"),
         activations="float",
-        front_end_inside=not features_in,
+        front_end_inside=not (form.features_in or form.engine),
     )
-    writer.save(proto, out)
-    return {"model": str(out), "bytes": Path(out).stat().st_size, "plan": "float", "features_in": features_in}
+    writer.save(shaped(proto, form), out)
+    return {"model": str(out), "bytes": Path(out).stat().st_size, "plan": "float", **asdict(form)}
 
 
-def _check_places(out: str | Path, trials: Sequence[str | Path], audio: str | Path | None) -> None:
+def check_places(out: str | Path, trials: Sequence[str | Path], audio: str | Path | None) -> None:
+    """Refuse places that a compression could not read from or write to. Raises BadInput, BadList."""
     folder = Path(out).resolve().parent
     if not folder.is_dir():
         raise BadInput(f"{out}: the folder {folder} does not exist; make it first")
@@ -267,6 +278,17 @@ def _write(
     told = f"{len(waves)} recordings, one in {STRESSED} under stress too" if data is not None else "synthetic signal"
     metadata["provenance"]["ranges_observed_on"] = told
     proto = writer.build(network, front_end, coded, observed, metadata=metadata)
+    return deliver(proto, coded, out, trials, audio)
+
+
+def deliver(
+    proto: onnx.ModelProto,
+    coded: dict[str, Coded],
+    out: Path,
+    trials: Sequence[str | Path],
+    audio: str | Path | None,
+) -> dict[str, Any]:
+    """Write a built model, with the threshold that the trials give where there are any; returns the report's sizes."""
     report: dict[str, Any] = {}
     if trials:
         assert audio is not None
