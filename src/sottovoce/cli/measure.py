@@ -6,9 +6,8 @@ from typing import Any
 
 import click
 
-from sottovoce.cli.frame import ENGINE, MODEL, THREADS, WORKERS, command, lab_extra, options
+from sottovoce.cli.frame import ENGINE, MODEL, WORKERS, command, lab_extra, options
 from sottovoce.cli.rates import evaluation
-from sottovoce.cli.frame import ENGINE, MODEL, WORKERS, command, lab_extra
 from sottovoce.cli.show import interval, percent, show, table
 
 WAYS = click.Choice(["whole", "segments", "crops"])

@@ -75,7 +75,6 @@ def fold_norms(graph: Graph, signed: bool = False) -> dict[str, np.ndarray]:
     The weight constant becomes weight × gain and the bias takes the shift. A gain must be positive, because it becomes
     part of the scale of quantized weights: raises BadInput. Other batch norms become a multiplication and an addition,
     but for those of which nobody can tell how many axes they have: they stay.
-    part of the scale of quantized weights: raises BadInput. Other batch norms become a multiplication and an addition.
     signed: weights are quantized only after this, so that a gain may have either sign, and a Gemm is folded into too.
     """
     layers = ("Conv", "Gemm") if signed else ("Conv",)
@@ -96,8 +95,6 @@ def fold_norms(graph: Graph, signed: bool = False) -> dict[str, np.ndarray]:
             graph.redirect(norm.output[0], conv.output[0])
         elif (rank := _rank(graph, norm.input[0], ranks)) is not None:
             _replace_by_affine(graph, norm, gain, shift, rank)
-        elif norm.input[0] in ranks:
-            _replace_by_affine(graph, norm, gain, shift, ranks[norm.input[0]])
     graph.prune()
     return gains
 

@@ -108,9 +108,7 @@ class _Side:
         return total[self.counts] / total[-1] if total[-1] else None
 
 
-def speaker_numbers(
-    enrol: ArrayLike, test: ArrayLike, trials: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+def speaker_numbers(enrol: ArrayLike, test: ArrayLike, trials: int) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
     """The speakers of both sides of each trial as numbers, (trials,) each, and how many speakers there are.
 
     Raises BadInput for sides that do not fit the trials, and for fewer than two speakers.
