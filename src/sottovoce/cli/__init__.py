@@ -9,7 +9,7 @@ from __future__ import annotations
 import click
 
 from sottovoce import __version__
-from sottovoce.cli import make, measure, study, use
+from sottovoce.cli import cascade, make, measure, study, use
 from sottovoce.cli.frame import TRACEBACK, Commands
 
 COMMANDS = (
@@ -25,6 +25,7 @@ COMMANDS = (
     make.export_command,
     study.sweep_command,
     study.reproduce_command,
+    cascade.cascade_group,
 )
 
 

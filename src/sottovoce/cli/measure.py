@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from sottovoce.cli.frame import ENGINE, MODEL, THREADS, WORKERS, command, lab_extra
+from sottovoce.cli.cascade import show_evaluation
+from sottovoce.cli.frame import ENGINE, MODEL, THREADS, WORKERS, command, lab_extra, opened
 from sottovoce.cli.show import interval, percent, show, table
 
 
@@ -34,9 +35,11 @@ def evaluate_command(
 ) -> None:
     """EER and minDCF of MODEL (.onnx; the shipped one if left out), with 95 % intervals over speakers."""
     from sottovoce.lab.evaluate import evaluate, evaluate_many
-    from sottovoce.runtime.engine import load
 
-    loaded = load(model, engine=engine)
+    loaded = opened(model, engine=engine)
+    if hasattr(loaded, "stages"):
+        show_evaluation(loaded, trials, audio, enrolments, as_json, draws=draws, seed=seed)
+        return
     if len(trials) == 1:
         result = evaluate(loaded, trials[0], audio, draws=draws, seed=seed, workers=workers, enrolments=enrolments)
         show(result, as_json, f"{_evaluation([result])}{_enrolment(result)}")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sottovoce.audio import wav
 from sottovoce.errors import BadInput, BadModel
+from sottovoce.runtime.cascade import Cascade
 
 
 class Embedder(Protocol):
@@ -33,7 +34,7 @@ class Embedder(Protocol):
 class Decision:
     """The answer for one pair. Recordings played back and cloned voices are not detected."""
 
-    score: float  # cosine of the two embeddings, -1..1
+    score: float  # cosine of the two embeddings, -1..1; of a cascade, on its last stage's scale
     decision: str  # 'accept' or 'reject'
     threshold: float  # accepted from here on
     point: Mapping[str, Any]  # name, and what it was measured on
@@ -62,7 +63,7 @@ class Decision:
 
 
 def verify(
-    model: Embedder, a: str | Path, b: str | Path, point: str = "balanced", threshold: float | None = None
+    model: Embedder | Cascade, a: str | Path, b: str | Path, point: str = "balanced", threshold: float | None = None
 ) -> Decision:
     """Compare the voices in two files at a named operating point of the model, or at a threshold of one's own.
 
@@ -70,12 +71,17 @@ def verify(
     a threshold that is not finite, BadAudio for a recording that cannot be used.
     """
     used = _own(threshold) if threshold is not None else _point(model, point)
-    left, right = (model.embed(wav.read(path, model.rate, model.min_samples)) for path in (a, b))
-    score = float(np.dot(left.astype(np.float64), right.astype(np.float64)))
+    left, right = (wav.read(path, model.rate, model.min_samples) for path in (a, b))
+    score = model.score(left, right).score if isinstance(model, Cascade) else _cosine(model, left, right)
     if not math.isfinite(score):
         raise BadModel(f"model {model.id}: the score of {a} and {b} is {score}; run its self-test")
     decision = "accept" if score >= used["threshold"] else "reject"
     return Decision(score, decision, float(used["threshold"]), used, model.id, str(a), str(b))
+
+
+def _cosine(model: Embedder, a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    left, right = (model.embed(wave).astype(np.float64) for wave in (a, b))
+    return float(np.dot(left, right))
 
 
 def _own(threshold: float) -> dict[str, Any]:
@@ -84,7 +90,7 @@ def _own(threshold: float) -> dict[str, Any]:
     return {"name": "given", "threshold": float(threshold)}
 
 
-def _point(model: Embedder, name: str) -> dict[str, Any]:
+def _point(model: Embedder | Cascade, name: str) -> dict[str, Any]:
     points = model.metadata.get("operating_points") or {}
     if not points:
         raise BadModel(
