@@ -79,7 +79,7 @@ def test_tuned_for_an_error_rate(corpus: Path) -> None:
     report = tuned(corpus, target_eer="5%")
     first, last = report["eer_of_stages"]
     assert first > 1.2 * last, "the stages must differ for the test to tell anything"
-    assert report["eer"] <= 1.05 * last
+    assert 0.95 * last <= report["eer"] <= 1.05 * last
     assert 0.2 < report["stopped"][0] < 1
     assert report["bits_per_trial"] == pytest.approx(2 + 4 * report["stopped"][1])
     assert report["curve"][0]["cost"] < report["curve"][-1]["cost"]
@@ -99,7 +99,9 @@ def test_tuned_for_a_cost(corpus: Path) -> None:
     assert sum(report["stopped"]) == pytest.approx(1)
     reach = [sum(report["stopped"][stage:]) for stage in range(3)]
     assert report["bits_per_trial"] == pytest.approx(2 + 3 * reach[1] + 4 * reach[2])
-    assert report["eer"] <= report["eer_of_stages"][0]
+    assert abs(report["eer"] - report["eer_of_stages"][2]) <= abs(
+        report["eer_of_stages"][0] - report["eer_of_stages"][2]
+    )
 
 
 def test_tuned_for_agreement(corpus: Path) -> None:

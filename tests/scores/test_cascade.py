@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sottovoce.errors import BadInput
@@ -97,6 +97,7 @@ def test_cost_by_hand() -> None:
     assert mean_cost((2, 3, 4), np.full(9, 2)) == 9
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(REAL, REAL), min_size=2, max_size=30), st.lists(st.floats(-3, 3), min_size=2, max_size=30))
 def test_maps_rise(pairs: list[tuple[float, float]], asked_for: list[float]) -> None:
     low, last = map(list, zip(*pairs, strict=True))

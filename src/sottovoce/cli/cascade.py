@@ -29,7 +29,7 @@ def cascade_group() -> None:
 @click.argument("models", nargs=-1, required=True, type=click.Path(dir_okay=False))
 @TRIALS
 @AUDIO
-@click.option("--target-eer", help="EER above the last model's at most: 2% (relative) or 0.1 (absolute, in per cent).")
+@click.option("--target-eer", help="EER from the last model's at most: 2% (relative) or 0.1 (absolute, in per cent).")
 @click.option("--target-cost", help="Mean cost of a trial at most: 2.5 (bits) or 12ms.")
 @click.option("--max-disagreement", help="Share of a stage's answers that the last may change, at most, as in 0.5%.")
 @click.option("--confidence", type=float, default=0.95, show_default=True, help="Of --max-disagreement.")

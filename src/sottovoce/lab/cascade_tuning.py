@@ -43,9 +43,9 @@ def tune(
 ) -> dict[str, Any]:
     """Fit maps and gates of a cascade of model files on development trials, and write its file.
 
-    files: cheapest first   target_eer: `2%` or `0.1`, how far the mean EER over lists may be above the last stage's,
+    files: cheapest first   target_eer: `2%` or `0.1`, how far the mean EER over lists may be from the last stage's,
     relative or absolute in per cent; the cheapest gates are taken, by `cost` (`bits` or `ms`)   target_cost: `2.5` bits
-    or `12ms` a trial, both recordings new; the gates of least mean EER are taken   max_disagreement: `0.5%`, how many
+    or `12ms` a trial, both recordings new; the gates of nearest mean EER are taken   max_disagreement: `0.5%`, how many
     of a stage's answers the last stage may change, with this confidence (see `safe_gates`). Give one of these three.
     store: as of `Bank`. The threshold is the last stage's EER threshold over all trials. Raises BadInput, BadList and
     BadModel, before any recording is read where that can be known.
@@ -108,11 +108,11 @@ def _gates(
     tried = tuning.distances(mapped, threshold)
     with click.progressbar(tried, label="trying gates", file=sys.stderr, hidden=quiet) as bar:
         found = list(tuning.trades(mapped, labels, threshold, costs, bar, sets))
+    last = tuning.mean_eer(scores[-1], labels, sets)
     if target["kind"] == "cost":
-        best = tuning.best_within(found, target["amount"])
+        best = tuning.best_within(found, last, target["amount"])
     else:
-        last = tuning.mean_eer(scores[-1], labels, sets)
-        best = tuning.cheapest(found, last + target["amount"] * (last if target["relative"] else 1.0))
+        best = tuning.cheapest(found, last, target["amount"] * (last if target["relative"] else 1.0))
     curve = [{"cost": one.cost, "eer": one.eer, "stopped": list(one.stopped)} for one in tuning.front(found)]
     return [Gate.around(threshold, distance) for distance in best.distances], curve
 

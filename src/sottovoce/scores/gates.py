@@ -1,7 +1,7 @@
 """Where the gates of a cascade stand: for a target of EER or cost, or for a bound on disagreement with the last stage.
 
-The first is arXiv 2606.08078 as we read it (how the paper weighs EER against cost is not public: here the cheapest
-within an EER, or the best within a cost, over a grid). The second, `safe_gates`, is ours.
+The first is arXiv 2606.08078 as we read it (how the paper weighs EER against cost is not public: here the cheapest that
+keeps near the last stage's EER, or the nearest to it within a cost, over a grid). The second, `safe_gates`, is ours.
 """
 
 from __future__ import annotations
@@ -77,22 +77,32 @@ def front(tried: Sequence[Trade]) -> list[Trade]:
     return best
 
 
-def cheapest(tried: Sequence[Trade], most_eer: float) -> Trade:
-    """The cheapest trade whose EER is at most `most_eer`. Raises BadInput, naming the least EER there is."""
-    fit = [trade for trade in front(tried) if trade.eer <= most_eer + 1e-12]
+def cheapest(tried: Sequence[Trade], last: float, most: float) -> Trade:
+    """The cheapest trade that keeps within `most` of the last stage's EER, to either side, and all wider gates too.
+
+    tried: with infinite gates among them, whose EER is the last stage's. An EER far below the last stage's is no better
+    than one above it: neither follows that stage, and neither lasts on other trials.
+    """
+    near = np.array([abs(trade.eer - last) <= most + 1e-12 for trade in tried])
+    far = np.array([trade.distances for trade in tried])
+    fit = [trade for trade, one in zip(tried, far, strict=True) if near[(far >= one).all(axis=1)].all()]
     if not fit:
-        least = min(trade.eer for trade in tried)
-        raise BadInput(f"gates: no choice has an EER of {100 * most_eer:.3f} %; the least is {100 * least:.3f} %")
-    return fit[0]
+        raise BadInput(
+            f"gates: none of {len(tried)} choices keeps to the last stage's EER; infinite gates must be tried"
+        )
+    return min(fit, key=lambda one: (one.cost, abs(one.eer - last)))
 
 
-def best_within(tried: Sequence[Trade], most_cost: float) -> Trade:
-    """The trade of least EER whose cost is at most `most_cost`. Raises BadInput, naming the least cost there is."""
-    fit = [trade for trade in front(tried) if trade.cost <= most_cost + 1e-12]
+def best_within(tried: Sequence[Trade], last: float, most_cost: float) -> Trade:
+    """The trade whose EER is nearest to the last stage's, of those that cost at most `most_cost`; widest where equal.
+
+    Raises BadInput, naming the least cost there is.
+    """
+    fit = [trade for trade in tried if trade.cost <= most_cost + 1e-12]
     if not fit:
         least = min(trade.cost for trade in tried)
         raise BadInput(f"gates: no choice costs {most_cost:g} a trial; the first stage alone costs {least:g}")
-    return fit[-1]
+    return min(fit, key=lambda one: (abs(one.eer - last), -one.cost))
 
 
 # ---- gates that keep to a bound on disagreement
