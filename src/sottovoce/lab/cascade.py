@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,7 @@ def _stages(cascade: Cascade, bank: Bank, found: Outcome, needed: NDArray[np.boo
     ]
 
 
+@cache
 def resident_bytes(path: str | Path) -> int | None:
     """How much a process grows in memory by loading a model and embedding 3 s, measured in a process of its own.
 

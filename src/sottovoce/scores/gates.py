@@ -19,7 +19,8 @@ from sottovoce.errors import BadInput
 from sottovoce.scores.cascade import SAME, Gate, Map, Real, Rows, mean_cost, run, stopped
 from sottovoce.scores.metrics import eer
 
-COMBINATIONS = 1200  # of gates that are tried for a target, at most
+COMBINATIONS = 400  # of gates that are tried for a target, at most
+POINTS = 100  # of one gate, at most
 STEP = 0.005  # of a cosine, between the thresholds that `safe_gates` tests
 
 
@@ -35,7 +36,7 @@ class Trade:
 
 def distances(mapped: Sequence[Real], threshold: float, most: int = COMBINATIONS) -> list[tuple[float, ...]]:
     """Combinations of gates to try: for each stage but the last quantiles of |score - threshold|, 0 and infinity."""
-    points = max(3, int(most ** (1 / (len(mapped) - 1))))
+    points = max(3, min(POINTS, int(most ** (1 / (len(mapped) - 1)))))
     shares = np.linspace(0, 1, points - 1)[1:]
     rows = [[0.0, *np.quantile(np.abs(row - threshold), shares).tolist(), math.inf] for row in mapped[:-1]]
     return list(itertools.product(*(dict.fromkeys(row) for row in rows)))
