@@ -1,7 +1,9 @@
 """What does a cascade keep, and what does it save? Tuned on one half of the speakers, measured on the other half.
 
-    python benchmarks/cascade.py --root FOLDER --out results/cascade.json \
-        sizes=small4.onnx,large4.onnx widths=2.onnx,3.onnx,4.onnx
+    python benchmarks/cascade.py --root FOLDER --out results/cascade_sizes.json \
+        --alone 50 sizes=small4.onnx,large4.onnx
+    python benchmarks/cascade.py --root FOLDER --out results/cascade_widths.json \
+        --alone 1000 widths=large2.onnx,large3.onnx,large4.onnx
 
 FOLDER holds trials/*.txt and the recordings that they name. The speakers of each list are put into two halves by turns,
 in a seeded order; a trial between the halves is left out. Then the halves change places. Each cascade is tuned for an
