@@ -45,6 +45,9 @@ OUTSIDE: dict[str, set[str]] = {
 WITHOUT_TORCH = [
     "lab/__init__.py",
     "lab/calibrate.py",
+    "lab/bank.py",
+    "lab/cascade.py",
+    "lab/cascade_tuning.py",
     "lab/compare.py",
     "lab/corpora.py",
     "lab/embedding.py",

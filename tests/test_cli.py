@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -368,7 +369,9 @@ def test_inspect_lists_layers(stand_in: Any) -> None:
 
 
 def test_every_command_has_json_and_traceback() -> None:
-    for name, command in cli.main.commands.items():
+    groups = [command for command in cli.main.commands.values() if isinstance(command, click.Group)]
+    single = {name: command for name, command in cli.main.commands.items() if command not in groups}
+    for name, command in {**single, **{name: one for group in groups for name, one in group.commands.items()}}.items():
         options = {option for parameter in command.params for option in parameter.opts}
         assert {"--json", "--traceback"} <= options, name
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import click
 
 from sottovoce import __version__
-from sottovoce.cli import analyze, calibrate, make, measure, study, use
+from sottovoce.cli import analyze, calibrate, cascade, make, measure, study, use
 from sottovoce.cli.frame import TRACEBACK, Commands
 
 COMMANDS = (
@@ -29,6 +29,7 @@ COMMANDS = (
     analyze.drift_command,
     analyze.analyze_command,
     analyze.probe_command,
+    cascade.cascade_group,
 )
 
 

@@ -86,6 +86,17 @@ def lab_extra(doing: str) -> Iterator[None]:
         raise MissingExtra(f"{doing} needs {error.name}: pip install 'sottovoce[lab]'") from None
 
 
+def opened(path: str | None, **settings: Any) -> Any:
+    """A model, or a cascade where the file's name ends in .json; `settings` are those of `engine.load`."""
+    if path is not None and path.lower().endswith(".json"):
+        from sottovoce.runtime.cascade import load_cascade
+
+        return load_cascade(path, **settings)
+    from sottovoce.runtime.engine import load
+
+    return load(path, **settings)
+
+
 MODEL = click.argument("model", required=False, type=click.Path(dir_okay=False))
 ENGINE = click.option(
     "--engine", type=click.Choice(["onnxruntime", "openvino"]), default="onnxruntime", show_default=True

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from sottovoce.cli.frame import ENGINE, MODEL, WORKERS, command, lab_extra, options
+from sottovoce.cli.cascade import show_evaluation
+from sottovoce.cli.frame import ENGINE, MODEL, WORKERS, command, lab_extra, opened, options
 from sottovoce.cli.rates import evaluation
 from sottovoce.cli.show import interval, percent, show, table
 
@@ -72,11 +73,14 @@ def evaluate_command(
     """
     from sottovoce.lab.evaluate import evaluate_many
     from sottovoce.lab.scoring import Scoring
-    from sottovoce.runtime.engine import load
 
+    loaded = opened(model, engine=engine)
+    if hasattr(loaded, "stages"):
+        show_evaluation(loaded, trials, audio, enrolments, as_json, draws=draws, seed=seed)
+        return
     scoring = Scoring(way, enrolment, cohort, top, cohort_by, deviation, subtract_mean)
     result = evaluate_many(
-        load(model, engine=engine),
+        loaded,
         list(trials),
         audio,
         draws=draws,

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from sottovoce.cli.frame import CHECK, ENGINE, REJECTED, SOME_FAILED, UNDECIDED, WORKERS, command
+from sottovoce.cli.frame import CHECK, ENGINE, REJECTED, SOME_FAILED, UNDECIDED, WORKERS, command, opened
 from sottovoce.cli.show import show
 from sottovoce.errors import BadInput
 
@@ -17,7 +17,11 @@ from sottovoce.errors import BadInput
 @command("verify")
 @click.argument("a", type=click.Path())
 @click.argument("b", type=click.Path())
-@click.option("--model", type=click.Path(dir_okay=False), help="An .onnx.  [default: the shipped 4-bit model]")
+@click.option(
+    "--model",
+    type=click.Path(dir_okay=False),
+    help="An .onnx, or the .json of a cascade.  [default: the shipped 4-bit model]",
+)
 @click.option("--threshold", type=float, help="Accept from this score on, instead of an operating point.")
 @click.option("--point", default="balanced", show_default=True, help="Operating point stored in the model, or bayes.")
 @click.option("--prior", type=float, default=0.5, show_default=True, help="Of one speaker, for the probability.")
@@ -38,10 +42,9 @@ def verify_command(
 
     Not a protection against played-back or synthetic voices.
     """
-    from sottovoce.runtime.engine import load
     from sottovoce.runtime.verify import verify
 
-    loaded = load(model, engine=engine, check=check)
+    loaded = opened(model, engine=engine, check=check)
     result = verify(loaded, a, b, point=point, threshold=threshold, prior=prior).as_dict()
     show(result, as_json, _verdict(result))
     click.get_current_context().exit(_CODES[result["decision"]])

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sottovoce.audio import wav
 from sottovoce.audio.quality import SIDES, Quality, measures, of_file
 from sottovoce.errors import BadInput, BadModel
+from sottovoce.runtime.cascade import Cascade
 from sottovoce.scores.calibration import Calibration, from_dict, probability
 
 ACCEPT, REJECT, INCONCLUSIVE = "accept", "reject", "inconclusive"
@@ -67,7 +68,7 @@ _SHOWN: Mapping[str, Callable[[float], str]] = {
 class Decision:
     """The answer for one pair. Recordings played back and cloned voices are not detected."""
 
-    score: float  # cosine of the two embeddings, -1..1
+    score: float  # cosine of the two embeddings, -1..1; of a cascade, on its last stage's scale
     decision: str  # 'accept', 'reject', or 'inconclusive' where a recording cannot be judged
     threshold: float  # score from which this pair is accepted
     point: Mapping[str, Any]  # name, and what it was measured on
@@ -110,7 +111,7 @@ class Decision:
 
 
 def verify(
-    model: Embedder,
+    model: Embedder | Cascade,
     a: str | Path,
     b: str | Path,
     point: str = "balanced",
@@ -156,7 +157,7 @@ def verify(
     )
 
 
-def stored_calibration(model: Embedder) -> Calibration | None:
+def stored_calibration(model: Embedder | Cascade) -> Calibration | None:
     """The calibration in a model's metadata; None where there is none. Raises BadModel for a damaged one."""
     values = model.metadata.get("calibration")
     if values is None:
@@ -171,12 +172,16 @@ def stored_calibration(model: Embedder) -> Calibration | None:
     return found
 
 
-def _score(model: Embedder, waves: Mapping[str, NDArray[np.float32]], pair: str) -> float:
-    left, right = (model.embed(wave).astype(np.float64) for wave in waves.values())
-    score = float(np.dot(left, right))
+def _score(model: Embedder | Cascade, waves: Mapping[str, NDArray[np.float32]], pair: str) -> float:
+    score = model.score(*waves.values()).score if isinstance(model, Cascade) else _cosine(model, *waves.values())
     if not math.isfinite(score):
         raise BadModel(f"model {model.id}: the score of {pair} is {score}; run its self-test")
     return score
+
+
+def _cosine(model: Embedder, a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    left, right = (model.embed(wave).astype(np.float64) for wave in (a, b))
+    return float(np.dot(left, right))
 
 
 def _judged(quality: Mapping[str, Quality], paths: Mapping[str, str | Path]) -> tuple[list[str], list[str]]:
@@ -225,7 +230,7 @@ def _own(threshold: float) -> dict[str, Any]:
     return {"name": "given", "threshold": float(threshold)}
 
 
-def _point(model: Embedder, name: str, prior: float, calibration: Calibration | None) -> dict[str, Any]:
+def _point(model: Embedder | Cascade, name: str, prior: float, calibration: Calibration | None) -> dict[str, Any]:
     points = model.metadata.get("operating_points") or {}
     refused = model.metadata.get("operating_points_refused") or {}
     if name == BAYES and calibration is not None:
@@ -243,6 +248,6 @@ def _point(model: Embedder, name: str, prior: float, calibration: Calibration | 
     return {**points[name], "name": name}
 
 
-def _measured(model: Embedder) -> str | None:
+def _measured(model: Embedder | Cascade) -> str | None:
     about = model.metadata.get("calibration") or {}
     return about.get("measured_on") if isinstance(about, Mapping) else None
