@@ -176,8 +176,9 @@ def held_out_few(pool: Pool, speakers: int, seed: int, fit: Fit) -> list[Any]:
 @click.option("--root", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--keep", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder for embeddings.")
+@click.option("--note", default="", help="How the files were made.")
 @click.option("--halvings", default=5, show_default=True)
-def main(files: tuple[str, ...], root: Path, out: Path, keep: Path | None, halvings: int) -> None:
+def main(files: tuple[str, ...], root: Path, out: Path, keep: Path | None, note: str, halvings: int) -> None:
     """Measure FILES, each NAME=PATH, and write OUT."""
     rows, models = read_manifest(root / "dev.tsv"), {}
     quality = qualities({row.path: root / row.path for row in rows}, load(files[0].partition("=")[2]))
@@ -207,7 +208,9 @@ def main(files: tuple[str, ...], root: Path, out: Path, keep: Path | None, halvi
     result = {
         "what": "cost of stored calibrations over the least cost, on held-out speakers; mean of both directions of "
         f"{halvings} halvings",
-        "command": "python benchmarks/calibration.py --root FOLDER --out results/calibration.json " + " ".join(files),
+        "command": "python benchmarks/calibration.py --root FOLDER --out results/calibration.json "
+        + " ".join(f"{name}={Path(path).name}" for name, _, path in (file.partition("=") for file in files)),
+        "note": note,
         "machine": machine(),
         "versions": versions(),
         "lists": counts,
