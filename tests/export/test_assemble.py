@@ -70,6 +70,9 @@ VARIANTS = {
     "ecapa of paper-c": "paper-c",
     "resnet of paper-c": "paper-c",
     "bottleneck": "wespeaker",
+    "ecapa of speechbrain": "speechbrain",
+    "ecapa of taoruijie": "taoruijie",
+    "two layers": "3dspeaker",
     "resnet36": "kiwano",
     "resnet200": "kiwano",
 }
