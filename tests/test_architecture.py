@@ -49,6 +49,8 @@ WITHOUT_TORCH = [
     "lab/evaluate.py",
     "lab/lists.py",
     "lab/papers.py",
+    "lab/pickles.py",
+    "lab/toolkits.py",
     "lab/trials.py",
 ]
 

@@ -51,7 +51,7 @@ def network() -> Callable[[str], nn.Module]:
         kind, settings, front_end = VARIANTS[name] if name in VARIANTS else (name, NETWORKS[name], "wespeaker")
         made = networks.build(kind, **settings)
         for norm in made.modules():
-            if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.affine:
                 norm.weight.data.uniform_(0.5, 1.5)
                 norm.bias.data.normal_(0, 0.2)
         with torch.no_grad():
