@@ -133,9 +133,10 @@ def _refuse_bare(path: Path) -> None:
 def _zipped(path: Path) -> dict[str, Stored]:
     with zipfile.ZipFile(path) as archive:
         entries = {entry.filename: entry for entry in _checked(path, archive)}
-        (inside,) = {name.rpartition("/")[0] for name in entries if name.rpartition("/")[2] == "data.pkl"} or {None}
-        if inside is None:
-            raise BadCheckpoint(f"{path}: a zip without data.pkl: not written by torch.save")
+        folders = [name.removesuffix("/data.pkl") for name in entries if name.endswith("/data.pkl")]
+        if len(folders) != 1:
+            raise BadCheckpoint(f"{path}: a zip with {len(folders)} data.pkl, not one: not written by torch.save")
+        (inside,) = folders
         if any(name.startswith(f"{inside}/code/") for name in entries):
             raise UnsafeCheckpoint(f"{path}: TorchScript, which is code; give the state dict (.pt) it was made of")
         order = f"{inside}/byteorder"
