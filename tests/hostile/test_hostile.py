@@ -19,6 +19,7 @@ import make
 
 sys.path.pop(0)
 MEMORY = 200 << 20  # bytes
+SOURCE = Path(__file__).parents[2] / "src"
 
 ALONE = """
 import json, resource, sys, time
@@ -55,7 +56,7 @@ def test_refused_by_name_and_reason(folder: Path, name: str) -> None:
 
 def test_all_refused_in_200_mb_without_torch(folder: Path) -> None:
     paths = [str(folder / name) for name in make.FILES]
-    done = subprocess.run([sys.executable, "-c", ALONE, *paths], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", ALONE, *paths], capture_output=True, text=True, check=True, cwd=SOURCE)
     told = json.loads(done.stdout)
     assert set(told["told"]) == set(paths)
     assert told["peak"] < MEMORY
@@ -64,7 +65,7 @@ def test_all_refused_in_200_mb_without_torch(folder: Path) -> None:
 
 def test_the_command_says_it_in_one_line(folder: Path) -> None:
     arguments = ["-m", "sottovoce", "import", str(folder / "code.pt"), "--out", str(folder / "net.safetensors")]
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, cwd=SOURCE)
     assert done.returncode == 2
     assert re.fullmatch(r"error: .*wants (builtins|__builtin__)\.exec, which could run code.*\n", done.stderr)
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10 < MEMORY
