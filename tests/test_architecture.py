@@ -60,6 +60,8 @@ WITHOUT_TORCH = [
     "lab/scored.py",
     "lab/scoring.py",
     "lab/subgroups.py",
+    "lab/pickles.py",
+    "lab/toolkits.py",
     "lab/trials.py",
 ]
 

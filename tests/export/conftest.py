@@ -30,6 +30,9 @@ SMALL_RESNETSE = {"blocks": (1, 1, 1, 1), "widths": (8, 8, 8, 16), "dim": 16}
 VARIANTS = {  # name: kind, settings, front end
     "ecapa of paper-a": ("ecapa1024-a", NETWORKS["ecapa"], "wespeaker"),
     "ecapa of paper-c": ("ecapa256-c", NETWORKS["ecapa"], "paper-c"),
+    "ecapa of speechbrain": ("ecapa512-speechbrain", NETWORKS["ecapa"], "speechbrain"),
+    "ecapa of taoruijie": ("ecapa512-a", {**NETWORKS["ecapa"], "statistics": "taoruijie"}, "taoruijie"),
+    "two layers": ("resnet34", {**SMALL_RESNET, "two_layers": True}, "3dspeaker"),
     "resnet of paper-c": ("resnet18-c", SMALL_RESNET, "paper-c"),
     "bottleneck": ("resnet50", SMALL_RESNET, "wespeaker"),
     "resnet36": ("resnet36-d", SMALL_KIWANO, "kiwano"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import click
 
 from sottovoce import __version__
-from sottovoce.cli import analyze, calibrate, cascade, make, measure, study, use
+from sottovoce.cli import analyze, calibrate, cascade, imports, make, measure, study, use
 from sottovoce.cli.frame import TRACEBACK, Commands
 
 COMMANDS = (
@@ -20,6 +20,7 @@ COMMANDS = (
     measure.inspect_command,
     measure.bench_command,
     measure.demo_command,
+    imports.import_command,
     make.train_command,
     make.allocate_command,
     make.compress_command,

@@ -4,7 +4,8 @@ Every tensor that an integer operator reads or writes gets one QuantizeLinear â†
 pairs with the operators between them.
 
 Convolutions with coded weights, additions of two such tensors, and what only moves values (Split, Concat, Reshape,
-Transpose) become integer operators; all else (pooling, softmax, gates, matrix products after pooling) stays in float.
+Transpose, a mirroring Pad) become integer operators; all else (pooling, softmax, gates, matrix products after pooling)
+stays in float.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def _grow(graph: Graph, links: dict[str, str]) -> bool:
     """One round of carrying integer tensors through operators that can compute on them; True when something was new."""
     changed = False
     for node in graph.nodes:
-        if node.op_type in MOVES and any(name in links for name in node.output):
+        if _moves(node) and any(name in links for name in node.output):
             changed |= _join(links, [node.input[0], *node.output])
         elif node.op_type == "Concat" and node.output[0] in links:
             for name in node.input:  # each on its own grid: one for all would be that of the loudest
@@ -119,6 +120,12 @@ def _grow(graph: Graph, links: dict[str, str]) -> bool:
         elif node.op_type == "Add" and all(name in links for name in node.input):
             changed |= _enter(links, _bounded(graph, node.output[0]))
     return changed
+
+
+def _moves(node: NodeProto) -> bool:
+    """Whether every value that a node writes is one that it reads, and each of those is written."""
+    mirrors = node.op_type == "Pad" and any(entry.s == b"reflect" for entry in node.attribute)
+    return node.op_type in ("Split", "Reshape") or mirrors
 
 
 def round_tensors(
@@ -140,7 +147,22 @@ def round_tensors(
     for relu in region.relus:
         graph.remove(relu)
         graph.redirect(relu.output[0], relu.input[0])
+    for pad in [node for node in graph.nodes if node.op_type == "Pad"]:
+        _move_codes(graph, pad)
     return scales
+
+
+def _move_codes(graph: Graph, mover: NodeProto) -> None:
+    """Let a node between two roundings on one grid move codes instead of values, which engines do not see of Pad."""
+    before, readers = graph.producer(mover.input[0]), graph.consumers(mover.output[0])
+    if before is None or len(readers) != 1 or not _moves(mover):
+        return
+    (after,) = readers
+    if (before.op_type, after.op_type) == ("DequantizeLinear", "QuantizeLinear") and before.input[1:] == after.input[
+        1:
+    ]:
+        mover.input[0], mover.output[0] = before.input[0], after.output[0]
+        graph.remove(after)
 
 
 def _settle(graph: Graph, floor: NodeProto, scale: np.float32, zero: np.uint8) -> None:

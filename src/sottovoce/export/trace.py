@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 from onnx import NodeProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from sottovoce.errors import BadInput
 from sottovoce.export.graph import OPSET, Graph
@@ -48,7 +49,7 @@ def trace(encoder: nn.Module, rows: int) -> Graph:
 
 
 def simplify(graph: Graph) -> None:
-    """Resolve Constant, Identity and constant Cast nodes, and drop what no output depends on."""
+    """Resolve Constant, Identity, constant Cast and whole-number nodes, and drop what no output depends on."""
     for node in list(graph.nodes):
         array = _value(graph, node)
         if array is not None:
@@ -64,6 +65,9 @@ def _value(graph: Graph, node: NodeProto) -> np.ndarray | None:
         return numpy_helper.to_array(attributes["value"])
     if node.op_type == "Identity":
         return graph.constants.get(node.input[0])
+    if node.input and all(name in graph.constants and graph.constants[name].dtype == np.int64 for name in node.input):
+        feeds = {name: graph.constants[name] for name in node.input}
+        return np.asarray(ReferenceEvaluator(node).run(None, feeds)[0])  # how far to pad, written as a computation
     if node.op_type == "Cast" and node.input[0] in graph.constants:
         return graph.constants[node.input[0]].astype(helper.tensor_dtype_to_np_dtype(attributes["to"]))
     return None

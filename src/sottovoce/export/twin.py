@@ -39,8 +39,9 @@ def unrounded(model: onnx.ModelProto) -> onnx.ModelProto:
             rows = scale.reshape(-1, *[1] * (integers.ndim - 1)) if scale.ndim else scale
             graph.redirect(node.output[0], graph.constant(integers.astype(np.float32) * rows))
     for node in [node for node in graph.nodes if node.op_type == "QuantizeLinear"]:
-        (back,) = graph.consumers(node.output[0])
-        graph.redirect(back.output[0], _clipped(graph, node))
+        graph.redirect(node.output[0], _clipped(graph, node))
+    for node in [node for node in graph.nodes if node.op_type == "DequantizeLinear"]:
+        graph.redirect(node.output[0], node.input[0])
     graph.prune()
     return graph.model()
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +37,34 @@ def weighted_statistics(x: Tensor, weight: Tensor, floor: float) -> Tensor:
     mean = (weight * x).sum(dim=2)
     variance = (weight * x * x).sum(dim=2) - mean * mean
     return torch.cat([mean, torch.sqrt(variance.clamp(min=floor))], dim=1)
+
+
+def _floored(floor: float, correction: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """As `mean_and_std`, of a variance that is at least `floor`; correction 0: the biased one."""
+
+    def of(x: Tensor) -> tuple[Tensor, Tensor]:
+        mean = x.mean(dim=-1, keepdim=True)
+        centred = x - mean
+        variance = (centred * centred).sum(dim=-1, keepdim=True) / (x.shape[-1] - correction)
+        return mean, torch.sqrt(variance.clamp(min=floor))
+
+    return of
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """How a toolkit computes the deviations inside attentive pooling."""
+
+    context: Callable[[Tensor], tuple[Tensor, Tensor]]  # (..., frames) → mean and deviation, (..., 1)
+    floor: float  # the least variance that pooling returns the root of
+    centred: bool  # that variance as the mean of squared distances, else as the mean of squares less the squared mean
+
+
+STATISTICS = {
+    "wespeaker": Statistics(mean_and_std, 1e-7, False),
+    "speechbrain": Statistics(_floored(1e-12, 0), 1e-12, True),
+    "taoruijie": Statistics(_floored(1e-4, 1), 1e-4, False),
+}
 
 
 class StatisticsPool(nn.Module):
@@ -69,12 +100,16 @@ class AttentivePool(nn.Module):
     returns: (batch, 2 · channels).
 
     context: what of the whole recording the attention sees beside each frame: 0 nothing, 1 its mean, 2 mean and
-    standard deviation.   norm: ReLU and batch norm before the tanh.   Names as in WeSpeaker.
+    standard deviation.   norm: ReLU and batch norm before the tanh.   statistics: a name in STATISTICS.   Names of
+    tensors as in WeSpeaker.
     """
 
-    def __init__(self, channels: int, bottleneck: int = 128, context: int = 0, norm: bool = False) -> None:
+    def __init__(
+        self, channels: int, bottleneck: int = 128, context: int = 0, norm: bool = False, statistics: str = "wespeaker"
+    ) -> None:
         super().__init__()
         self.context = context
+        self.statistics = STATISTICS[statistics]
         self.linear1 = nn.Conv1d(channels * (1 + context), bottleneck, kernel_size=1)
         self.hidden = nn.Sequential(nn.ReLU(), nn.BatchNorm1d(bottleneck)) if norm else nn.Sequential()
         self.linear2 = nn.Conv1d(bottleneck, channels, kernel_size=1)
@@ -83,10 +118,15 @@ class AttentivePool(nn.Module):
         x = x.flatten(1, 2) if x.ndim == 4 else x
         seen = x
         if self.context:
-            statistics = mean_and_std(x)[: self.context]
+            statistics = self.statistics.context(x)[: self.context]
             seen = torch.cat([x, *(one.expand_as(x) for one in statistics)], dim=1)
         weight = torch.softmax(self.linear2(torch.tanh(self.hidden(self.linear1(seen)))), dim=2)
-        return weighted_statistics(x, weight, 1e-7)
+        if self.statistics.centred:
+            mean = (weight * x).sum(dim=2)
+            distance = x - mean.unsqueeze(2)
+            variance = (weight * distance * distance).sum(dim=2)
+            return torch.cat([mean, torch.sqrt(variance.clamp(min=self.statistics.floor))], dim=1)
+        return weighted_statistics(x, weight, self.statistics.floor)
 
 
 class SqueezeExcite(nn.Module):
