@@ -125,7 +125,7 @@ def _grow(graph: Graph, links: dict[str, str]) -> bool:
 def _moves(node: NodeProto) -> bool:
     """Whether every value that a node writes is one that it reads, and each of those is written."""
     mirrors = node.op_type == "Pad" and any(entry.s == b"reflect" for entry in node.attribute)
-    return node.op_type in ("Split", "Reshape") or mirrors
+    return node.op_type in MOVES or mirrors
 
 
 def round_tensors(
