@@ -30,17 +30,20 @@ from sottovoce.lab.recipe import read_recipe, tomllib
 Change = Mapping[str, Mapping[str, Any]]  # section of a recipe → keys
 
 
-def plain(spec: str) -> Callable[[int, str], Change]:
+def plain(spec: str, **quant: Any) -> Callable[[int, str], Change]:
     """A method as its paper trains it: labels alone, every layer in one format."""
-    return lambda bits, start: {"quant": {"plan": f"*={spec.format(bits=bits)}"}}
+    return lambda bits, start: {"quant": {"plan": f"*={spec.format(bits=bits)}", **quant}}
 
 
-def followed(spec: str, weight: float = 8.0, **quant: Any) -> Callable[[int, str], Change]:
-    """A method that also follows the float network's embeddings."""
+def followed(spec: str, weight: float = 8.0, teacher: str = "", **quant: Any) -> Callable[[int, str], Change]:
+    """A method that also follows embeddings: the float network's, or those of a larger one, turned onto its own."""
     return lambda bits, start: {
         "quant": {"plan": f"*={spec.format(bits=bits)}", **quant},
-        "loss": {"teacher": start, "teacher_weight": weight},
+        "loss": {"teacher": teacher or start, "teacher_weight": weight, "teacher_turned": 16 if teacher else 0},
     }
+
+
+LARGER = "models/ecapa256.safetensors"
 
 
 METHODS: dict[str, Callable[[int, str], Change]] = {
@@ -51,6 +54,10 @@ METHODS: dict[str, Callable[[int, str], Change]] = {
     "LSQ": plain("lsq{bits}/layer/lsq"),
     "ours": followed("kmeans{bits}/codebook/learned"),
     "ours from rounded": followed("kmeans{bits}/codebook/learned", round_batches=4),
+    "ours from larger": followed("kmeans{bits}/codebook/learned", 16.0, LARGER, round_batches=4),
+    "KMQAT per layer from larger": followed("kmeans{bits}/layer/mass", 16.0, LARGER),
+    "learned from rounded": plain("kmeans{bits}/codebook/learned", round_batches=4),
+    "ours light": followed("kmeans{bits}/codebook/learned", 2.0, round_batches=4),
     # what of ours does it: one change at a time
     "KMQAT per layer + teacher": followed("kmeans{bits}/layer/mass"),
     "Lloyd per channel scale + teacher": followed("kmeans{bits}/channel/mse"),

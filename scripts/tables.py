@@ -198,14 +198,53 @@ def _time_ratio(row: Results, peer: str, inverse: bool = False) -> str:
     return f"{1 / min(ratios) if inverse else min(ratios):.2f}"
 
 
+def bench() -> str:
+    """Our file in each engine over the best peer: one thread, 3 s where it was measured, front end included."""
+    found = results("bench")["networks"]
+    rows = []
+    for name, one in found.items():
+        best = {(r["engine"], r["of"]): r for r in one["over_best"] if r["seconds"] == 3.0 and r["threads"] == 1}
+        times = {r["name"]: r for r in one["rows"] if r["seconds"] == 3.0 and r["threads"] == 1}
+        for engine, ours in (("onnxruntime", "this file"), ("OpenVINO", "OpenVINO, this file")):
+            if ours in times:
+                within, over = best[engine, engine], best[engine, "any"]
+                rows.append(
+                    [
+                        name,
+                        engine,
+                        f"{times[ours]['cpu_ms']:.1f}",
+                        f"{within['ratio']:.2f} ({within['peer']})",
+                        f"{over['ratio']:.2f} ({over['peer']})",
+                        f"{1 / times['onnxruntime, plain int8 weights']['ratio']:.2f}",
+                    ]
+                )
+    return markdown(["network", "our file in", "ms", "÷ best peer in it", "÷ best peer of all", "÷ its twin"], rows)
+
+
+def sherpa() -> str:
+    """Cosines between sherpa-onnx and our files, and what each of its ways costs."""
+    found = results("sherpa")
+    rows = [
+        [f"sherpa-onnx, {row['file']}", f"{row['mean']:.4f}", f"{row['least']:.4f}"]
+        for row in found["cosine_to_our_file"]
+    ]
+    rows += [
+        [f"our features, {name} as in sherpa-onnx", f"{one['mean']:.4f}", f"{one['least']:.4f}"]
+        for name, one in found["causes"].items()
+    ]
+    return markdown(["what", "mean cosine", "least"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "baseline": baseline,
+    "bench": bench,
     "file-contract": file_contract,
     "frontend": frontend,
     "quantizers": quantizers,
     "quantizers-pairs": quantizers_pairs,
     "real": real,
     "real-lists": real_lists,
+    "sherpa": sherpa,
     "training-cost": training_cost,
 }
 

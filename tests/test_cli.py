@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -52,6 +53,11 @@ def decision(word: str) -> SimpleNamespace:
     content = {
         "score": 0.75,
         "decision": word,
+        "reason": "b.wav: too short" if word == "inconclusive" else None,
+        "llr": None if word == "inconclusive" else 2.5,
+        "probability": None if word == "inconclusive" else 0.924,
+        "prior": 0.5,
+        "warnings": ["a.wav: quiet"],
         "threshold": 0.5,
         "point": "balanced",
         "measured_on": "three lists",
@@ -63,14 +69,14 @@ def decision(word: str) -> SimpleNamespace:
     return SimpleNamespace(as_dict=lambda: content)
 
 
-@pytest.mark.parametrize(("word", "code"), [("accept", 0), ("reject", 1)])
+@pytest.mark.parametrize(("word", "code"), [("accept", 0), ("reject", 1), ("inconclusive", 4)])
 def test_verify_tells_by_its_exit_code(stand_in: Any, engine: list[Any], word: str, code: int) -> None:
     asked = []
     stand_in("runtime.verify", verify=lambda *args, **settings: asked.append((args[1:], settings)) or decision(word))
     done = sotto("verify", "a.wav", "b.wav", "--threshold", 0.5, "--json")
     assert done.exit_code == code
     assert json.loads(done.stdout)["decision"] == word
-    assert asked == [(("a.wav", "b.wav"), {"point": "balanced", "threshold": 0.5})]
+    assert asked == [(("a.wav", "b.wav"), {"point": "balanced", "threshold": 0.5, "prior": 0.5})]
     assert engine == [(None, {"engine": "onnxruntime", "check": False})]
 
 
@@ -80,6 +86,17 @@ def test_verify_says_what_its_point_was_measured_on(stand_in: Any, engine: list[
     assert "accept" in out
     assert "0.7500" in out
     assert "three lists" in out
+    assert "llr +2.50" in out
+    assert "0.9240 at prior 0.5" in out
+    assert "warning: a.wav: quiet" in out
+
+
+def test_verify_says_why_it_cannot_decide(stand_in: Any, engine: list[Any]) -> None:
+    stand_in("runtime.verify", verify=lambda *_, **__: decision("inconclusive"))
+    out = sotto("verify", "a.wav", "b.wav").stdout
+    assert out.startswith("inconclusive")
+    assert "why: b.wav: too short" in out
+    assert "llr" not in out
 
 
 def test_an_expected_error_is_one_line_and_exit_code_2(stand_in: Any) -> None:
@@ -352,7 +369,9 @@ def test_inspect_lists_layers(stand_in: Any) -> None:
 
 
 def test_every_command_has_json_and_traceback() -> None:
-    for name, command in cli.main.commands.items():
+    groups = [command for command in cli.main.commands.values() if isinstance(command, click.Group)]
+    single = {name: command for name, command in cli.main.commands.items() if command not in groups}
+    for name, command in {**single, **{name: one for group in groups for name, one in group.commands.items()}}.items():
         options = {option for parameter in command.params for option in parameter.opts}
         assert {"--json", "--traceback"} <= options, name
 

@@ -52,6 +52,24 @@ def words(line: str) -> list[str]:
     return [word.strip("[]").rstrip("…") for word in shlex.split(line, comments=True) if word.strip("[].…")]
 
 
+def flat(group: click.Group, before: str = "") -> dict[str, click.Command]:
+    """Every command by its words, those of groups too: `cascade` and `cascade tune`."""
+    found: dict[str, click.Command] = {}
+    for name, command in group.commands.items():
+        found[f"{before}{name}"] = command
+        if isinstance(command, click.Group):
+            found |= flat(command, f"{before}{name} ")
+    return found
+
+
+ALL = flat(cli.main)
+
+
+def called(call: list[str]) -> str:
+    """The name of the command that a call begins with, after `sotto`: two words in a group, else one."""
+    return next((name for name in (" ".join(call[1:3]), call[1]) if name in ALL), call[1])
+
+
 def commands() -> list[tuple[str, list[str]]]:
     """(page, words) of every `sotto` call in the documentation."""
     found = [(page.name, words(line)) for page in PAGES for line in shell_lines(page)]
@@ -64,8 +82,8 @@ def test_documented_commands_exist(call: list[str]) -> None:
         known = {option for parameter in cli.main.params for option in parameter.opts} | {"--help"}
         assert call[1] in known
         return
-    assert call[1] in cli.main.commands
-    known = {option for parameter in cli.main.commands[call[1]].params for option in parameter.opts} | {"--help"}
+    assert called(call) in ALL
+    known = {option for parameter in ALL[called(call)].params for option in parameter.opts} | {"--help"}
     assert {word for word in call[2:] if word.startswith("--")} <= known
 
 
@@ -78,10 +96,10 @@ def complete() -> list[list[str]]:
 
 @pytest.mark.parametrize("call", complete(), ids=" ".join)
 def test_commands_of_the_readme_parse(call: list[str]) -> None:
-    command = cli.main.commands[call[1]]
+    name = called(call)
     with click.Context(cli.main) as root:
         root.obj = {}
-        assert command.make_context(call[1], call[2:], parent=root).params
+        assert ALL[name].make_context(name, call[1 + len(name.split()) :], parent=root).params
 
 
 def test_files_the_readme_uses_exist() -> None:
@@ -98,22 +116,20 @@ def test_plans_in_the_pages_can_be_read() -> None:
         assert Plan.parse(str(Plan.parse(plan))) == Plan.parse(plan)
 
 
-@pytest.mark.parametrize("name", sorted(cli.main.commands))
+@pytest.mark.parametrize("name", sorted(ALL))
 def test_every_command_is_documented(name: str) -> None:
     text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     section = re.search(rf"^## {name}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     assert section, f"docs/commands.md has no section {name!r}"
     general = {"--json", "--traceback", "--help"}
-    options = {
-        option for parameter in cli.main.commands[name].params for option in parameter.opts if option[:2] == "--"
-    }
+    options = {option for parameter in ALL[name].params for option in parameter.opts if option[:2] == "--"}
     assert {option for option in options - general if option not in section[1]} == set()
     assert f"sotto {name}" in section[1]
 
 
 def choices(name: str) -> Iterator[click.Option]:
     """The options of a command, its own ones, whose value is one of a few words."""
-    for option in cli.main.commands[name].params:
+    for option in ALL[name].params:
         if (
             isinstance(option, click.Option)
             and isinstance(option.type, click.Choice)
@@ -122,7 +138,7 @@ def choices(name: str) -> Iterator[click.Option]:
             yield option
 
 
-@pytest.mark.parametrize("name", sorted(cli.main.commands))
+@pytest.mark.parametrize("name", sorted(ALL))
 def test_words_that_an_option_takes_are_documented(name: str) -> None:
     text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     for option in choices(name):

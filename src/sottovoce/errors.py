@@ -7,6 +7,9 @@ SottoError
 ├── BadFile                      a file that cannot be used
 │   ├── BadModel                   not a model of ours, damaged, or its self-test failed
 │   ├── BadCheckpoint              not a checkpoint, or of another network
+│   │   ├── UnsafeCheckpoint         asks for code, or for more than it holds
+│   │   ├── UnknownCheckpoint        of no network that is known
+│   │   └── OtherEmbedding           does not give the embedding it should
 │   ├── BadList                    a manifest or trial list that cannot be read
 │   └── BadAudio                   a recording that cannot be used
 │       ├── MissingAudio             there is no such file
@@ -47,6 +50,18 @@ class BadModel(BadFile):
 
 class BadCheckpoint(BadFile):
     """Not a checkpoint, or one of another network."""
+
+
+class UnsafeCheckpoint(BadCheckpoint):
+    """Asks for code to be run, or for more memory than what it holds."""
+
+
+class UnknownCheckpoint(BadCheckpoint):
+    """Its tensors are those of no known network."""
+
+
+class OtherEmbedding(BadCheckpoint):
+    """The imported network does not give the embedding that it should."""
 
 
 class BadList(BadFile):

@@ -23,13 +23,33 @@ NETWORKS = {
 }
 SMALL_RESNET = {"blocks": (1, 1), "width": 8, "dim": 16}
 SMALL_KIWANO = {**SMALL_RESNET, "attention": 8, "excited": 1}
+SMALL_CAMPPLUS = {"growth": 8, "bottleneck": 2, "width": 16, "head": 8, "segment": 20, "dim": 16}
+SMALL_STAGES = {"blocks": (1, 1), "gated": 1, "dim": 16}
+SMALL_REDIMNET = {"width": 4, "mels": 80, "dim": 16}
+SMALL_RESNETSE = {"blocks": (1, 1, 1, 1), "widths": (8, 8, 8, 16), "dim": 16}
 VARIANTS = {  # name: kind, settings, front end
     "ecapa of paper-a": ("ecapa1024-a", NETWORKS["ecapa"], "wespeaker"),
     "ecapa of paper-c": ("ecapa256-c", NETWORKS["ecapa"], "paper-c"),
+    "ecapa of speechbrain": ("ecapa512-speechbrain", NETWORKS["ecapa"], "speechbrain"),
+    "ecapa of taoruijie": ("ecapa512-a", {**NETWORKS["ecapa"], "statistics": "taoruijie"}, "taoruijie"),
+    "two layers": ("resnet34", {**SMALL_RESNET, "two_layers": True}, "3dspeaker"),
     "resnet of paper-c": ("resnet18-c", SMALL_RESNET, "paper-c"),
     "bottleneck": ("resnet50", SMALL_RESNET, "wespeaker"),
     "resnet36": ("resnet36-d", SMALL_KIWANO, "kiwano"),
     "resnet200": ("resnet200-d", {**SMALL_KIWANO, "blocks": (1, 2)}, "kiwano"),
+    "campplus": ("campplus", {**SMALL_CAMPPLUS, "layers": (2, 2), "dilations": (1, 2)}, "wespeaker"),
+    "simam": ("simam34", SMALL_RESNET, "wespeaker"),
+    "eres2net": ("eres2net", {"blocks": (1, 1, 1, 1), "width": 8, "dim": 16}, "wespeaker"),
+    "eres2netv2": ("eres2netv2", {"blocks": (1, 1, 1, 1), "width": 16, "dim": 16}, "wespeaker"),
+    "sbresnet": ("resnet-speechbrain", {**SMALL_STAGES, "widths": (8, 16), "strides": (1, 2)}, "wespeaker"),
+    "redimnet": ("redimnet", {"stages": ((1, 1, 1, 0), (2, 1, 2, 8)), **SMALL_REDIMNET}, "wespeaker"),
+    "redimnet gated": (
+        "redimnet",
+        {"stages": ((1, 1, 1, 0), (2, 1, 1, 0)), **SMALL_REDIMNET, "block": "gated", "group": 2},
+        "wespeaker",
+    ),
+    "resnetse34l": ("resnetse34l", {**SMALL_RESNETSE, "mels": 80}, "wespeaker"),
+    "resnetse34v2": ("resnetse34v2", SMALL_RESNETSE, "paper-c"),
 }
 
 
@@ -48,7 +68,7 @@ def network() -> Callable[[str], nn.Module]:
         kind, settings, front_end = VARIANTS[name] if name in VARIANTS else (name, NETWORKS[name], "wespeaker")
         made = networks.build(kind, **settings)
         for norm in made.modules():
-            if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.affine:
                 norm.weight.data.uniform_(0.5, 1.5)
                 norm.bias.data.normal_(0, 0.2)
         with torch.no_grad():

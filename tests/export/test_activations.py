@@ -93,3 +93,57 @@ def test_what_a_max_bounds_takes_the_grid_of_its_output_and_settled_bounds_lie_o
     assert graph.constants[scales[top.input[0]]] == np.float32(0.1)
     np.testing.assert_allclose(graph.constants[top.input[1]], [[0.4], [-0.5]], rtol=1e-6)
     np.testing.assert_allclose(graph.constants[conv.input[2]], [0.35 + 0.04, -0.52 + 0.03], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("low", "replaced"), [(0.0, True), (-1.0, False)])
+def test_a_clip_at_zero_is_a_relu(low, replaced):
+    graph = Graph()
+    graph.constants = {"w": np.zeros((2, 1, 1), np.float32), "low": np.float32(low), "high": np.float32(20)}
+    graph.add("Conv", "x", "w", output="y")
+    graph.add("Clip", "y", "low", "high", output="z")
+    region = find_region(graph, {"w"})
+    assert region.groups == ([["x"], ["z"]] if replaced else [["x"], ["y"]])
+    assert [node.op_type for node in region.relus] == (["Clip"] if replaced else [])
+
+
+def test_a_transpose_keeps_the_grid_of_what_it_reads():
+    graph = Graph()
+    graph.constants = {"w": np.zeros((2, 2, 1, 1), np.float32), "v": np.zeros((2, 2, 1, 1), np.float32)}
+    graph.add("Conv", "x", "w", output="y")
+    graph.add("Transpose", "y", output="turned", perm=[0, 1, 3, 2])
+    graph.add("Conv", "turned", "v", output="z")
+    groups = [sorted(group) for group in find_region(graph, {"w", "v"}).groups]
+    assert ["turned", "y"] in groups
+    assert len(groups) == 3
+
+
+def test_mirrored_edges_are_codes(network):
+    graph, weights = folded(network("ecapa of speechbrain"))
+    mirrors = [node for node in graph.nodes if node.op_type == "Pad"]
+    assert len(mirrors) == 1 + 3 * 3  # the first layer, three convolutions in each of three blocks
+    assert all(graph.constants[node.input[1]].dtype == np.int64 for node in mirrors)
+    region = find_region(graph, weights)
+    for node in mirrors:
+        assert sum({node.input[0], node.output[0]} <= set(group) for group in region.groups) == 1
+    round_tensors(graph, region, [(np.float32(0.1), np.uint8(index)) for index in range(len(region.groups))])
+    for node in (node for node in graph.nodes if node.op_type == "Pad"):
+        source = graph.producer(node.input[0])
+        assert source is not None
+        assert source.op_type == "QuantizeLinear"
+        assert [reader.op_type for reader in graph.consumers(node.output[0])] == ["DequantizeLinear"]
+
+
+def test_codes_are_not_moved_between_different_grids_or_for_two_readers():
+    graph = Graph()
+    graph.constants = {name: np.float32(1) for name in ("s", "t")} | {"o": np.uint8(0), "p": np.zeros(6, np.int64)}
+    graph.add("DequantizeLinear", "q", "s", "o", output="x")
+    graph.add("Pad", "x", "p", output="y", mode="reflect")
+    graph.add("QuantizeLinear", "y", "t", "o", output="z")
+    before = [(node.op_type, list(node.input)) for node in graph.nodes]
+    round_tensors(graph, find_region(graph, set()), [])
+    assert [(node.op_type, list(node.input)) for node in graph.nodes] == before
+    graph.nodes[2].input[1] = "s"
+    round_tensors(graph, find_region(graph, set()), [])
+    assert [node.op_type for node in graph.nodes] == ["DequantizeLinear", "Pad"]
+    assert list(graph.nodes[1].input) == ["q", "p"]
+    assert list(graph.nodes[1].output) == ["z"]

@@ -8,6 +8,7 @@ import pytest
 
 from sottovoce.export.graph import Graph
 from sottovoce.export.norms import fold_norms_behind_relu
+from sottovoce.export.trace import fold_norms
 
 
 def chain(gain: list[float], bias: bool = True) -> Graph:
@@ -57,3 +58,31 @@ def test_a_relu_that_something_else_reads_stays():
     graph.add("Neg", relu.output[0], output="z")
     fold_norms_behind_relu(graph, {})
     assert "Relu" in [node.op_type for node in graph.nodes]
+
+
+def reshaped(op: str) -> Graph:
+    """Reshape by a computed shape, whose axes shape inference does not tell → convolution → ReLU → `op` → norm."""
+    rng = np.random.default_rng(3)
+    graph = Graph()
+    graph.inputs, graph.outputs = {"x": [1, 3, "frames"]}, {"y": [1, 2, "frames"]}
+    graph.constants = {"a.weight": rng.normal(size=(2, 3, 3)).astype(np.float32), "same": np.array([0, 3, -1])}
+    graph.constants.update({name: rng.uniform(0.5, 1.5, size=2).astype(np.float32) for name in ("g", "b", "m", "v")})
+    shape = graph.add("Add", "same", graph.add("Sub", graph.add("Shape", "x"), graph.add("Shape", "x")))
+    conv = graph.add("Conv", graph.add("Reshape", "x", shape), "a.weight", kernel_shape=[3], pads=[1, 1])
+    graph.add("BatchNormalization", graph.add(op, graph.add("Relu", conv)), "g", "b", "m", "v", output="y")
+    return graph
+
+
+def test_axes_that_inference_does_not_tell_follow_from_the_convolution():
+    graph = reshaped("Relu")
+    folded = copy.deepcopy(graph)
+    assert graph.producer("y").input[0] not in graph.ranks()
+    fold_norms(folded)
+    assert "BatchNormalization" not in [node.op_type for node in folded.nodes]
+    np.testing.assert_allclose(run(folded), run(graph), atol=1e-6)
+
+
+def test_a_norm_whose_axes_nobody_can_tell_stays():
+    graph = reshaped("Softsign")
+    fold_norms(graph)
+    assert "BatchNormalization" in [node.op_type for node in graph.nodes]

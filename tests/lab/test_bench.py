@@ -13,7 +13,9 @@ from sottovoce.bits.plan import Plan
 from sottovoce.errors import BadInput, BadModel
 from sottovoce.export import build, save
 from sottovoce.lab import bench as module
-from sottovoce.lab.bench import MODEL, bench, interleave
+from sottovoce.lab.bench import bench, interleave
+from sottovoce.lab.footprint import measured
+from sottovoce.lab.peers import MODEL, Peer, open_peer, peers_of
 
 LIMITS = {  # of 16 numbers of a unit vector; onnxruntime takes the whole range it sees, which suits this network badly
     "onnxruntime, plain int8 weights": 1e-9,
@@ -53,24 +55,52 @@ def test_rows_for_every_length(path):
     assert all(0 < row["min_ms"] <= row["median_ms"] for row in result["rows"])
 
 
-def test_peers_compute_the_same_embedding(path):
+def test_peers_compute_the_same_embedding(path, tmp_path):
     wave = talker(1.0, seed=3)
-    makers = module._makers(path, 1, True, None)
-    expected = makers.pop(MODEL)()[0](wave)
-    makers.pop("torch float")  # its weights are random
-    for name, make in makers.items():
-        made = make()
-        if made is not None:
-            found = np.asarray(made[0](wave)).reshape(-1)
-            assert np.abs(found - expected).max() < LIMITS.get(name, 0.05), name
+    expected = open_peer(Peer(MODEL, "ours", path, 0), 1)(wave)
+    seen = set()
+    for peer in peers_of(path, tmp_path):
+        run = open_peer(peer, 1) if peer.engine != "torch" else None  # its weights are random
+        if run is not None:
+            found = run(wave)
+            found = np.asarray(found if isinstance(found, np.ndarray) else next(iter(_values(found)))).reshape(-1)
+            assert np.abs(found - expected).max() < LIMITS.get(peer.name, 0.05), peer.name
+            assert peer.bytes > 0
+        seen.add(peer.name)
+    assert {*LIMITS, "onnxruntime float", "torch float"} <= seen
+
+
+def _values(found):
+    return found.values() if hasattr(found, "values") else found
 
 
 def test_peers_are_in_the_rows(path):
-    result = bench(path, seconds=(0.3,), peers=True)
-    names = [row["name"] for row in result["rows"]]
-    assert names[0] == MODEL
-    assert {"onnxruntime, plain int8 weights", "onnxruntime float", "torch float"} <= set(names)
+    result = bench(path, seconds=(0.3,), threads=(1, 2), peers=True)
+    assert json.loads(json.dumps(result)).keys() == result.keys()
+    named = [(row["name"], row["threads"]) for row in result["rows"]]
+    assert named[0] == (MODEL, 1)
+    assert {("onnxruntime, plain int8 weights", 2), ("onnxruntime float", 1), ("torch float", 2)} <= set(named)
     assert all(row["ratio"] > 0 for row in result["rows"])
+
+
+def test_what_is_faster_is_named():
+    rows = [
+        {"name": name, "seconds": 3.0, "threads": 1, "ratio": r} for name, r in ((MODEL, 1.0), ("a", 0.8), ("b", 2))
+    ]
+    assert module.slower_than(rows) == [{"name": "a", "seconds": 3.0, "threads": 1, "times": 1.25}]
+
+
+def test_a_process_of_its_own_tells_memory_and_loading(path):
+    found = measured(Peer(MODEL, "ours", path, 0), 0.3, 1)
+    assert found["load_ms"] > 0
+    assert 20 < found["peak_mb"] < 2000
+    assert measured(Peer("none", "onnxruntime", path.with_name("none.onnx"), 0), 0.3, 1) == {}
+
+
+def test_throughput_one_by_one_and_in_batches(path):
+    rows = {row["name"]: row for row in bench(path, seconds=(0.3,), batch=True)["throughput"]}
+    assert {MODEL, "onnxruntime float"} <= set(rows)
+    assert all(row["one"] > 0 and row["batch"] > 0 for row in rows.values())
 
 
 def test_turns_alternate():
@@ -85,5 +115,7 @@ def test_bad_requests_are_refused(path, tmp_path):
     for seconds in ((), (0.0,), (1.0, -1.0)):
         with pytest.raises(BadInput, match="seconds"):
             bench(path, seconds=seconds)
+    with pytest.raises(BadInput, match="threads"):
+        bench(path, threads=())
     with pytest.raises(BadModel, match=r"none\.onnx"):
         bench(tmp_path / "none.onnx")

@@ -106,6 +106,7 @@ def test_compare_measures_files_and_names_the_first(trial_list, monkeypatch):
     first, second = result["models"]
     assert result["pairs"][0]["relative_eer_interval"] == second["relative_eer_interval"]
     assert first["relative_eer"] == 0.0
+    assert (first["enrolment"], first["normalisation"]) == ("one recording a model", "none")
     assert first["relative_eer_interval"] == [0.0, 0.0]
     assert second["relative_eer"] == pytest.approx(second["mean_eer"] / first["mean_eer"] - 1)
     assert second["cosine_to_first"] == pytest.approx(np.mean([clean[n] @ noisy[n] for n in clean]))

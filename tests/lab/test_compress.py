@@ -12,6 +12,7 @@ import torch
 from sottovoce import networks, quant
 from sottovoce.audio.features import preset
 from sottovoce.audio.talker import talker
+from sottovoce.audio.wav import read
 from sottovoce.bits.plan import Plan
 from sottovoce.errors import BadInput, BadList, BadPlan
 from sottovoce.export import read_weights
@@ -103,18 +104,37 @@ def test_a_checkpoint_trained_with_a_plan_ships_its_own_weights(float_file: Path
         compress(tmp_path / "q.safetensors", bits=4, out=tmp_path / "x.onnx")
 
 
-def test_an_operating_point_is_stored(quick: None, float_file: Path, corpus: Path, tmp_path: Path) -> None:
-    lines = [
-        f"{int(a // 4 == b // 4)} speech/s{a // 4}/{a % 4}.wav speech/s{b // 4}/{b % 4}.wav"
-        for a in range(24)
-        for b in range(a)
-    ]
-    (tmp_path / "trials.txt").write_text("\n".join(lines))
-    compress(float_file, bits=4, data=corpus, out=tmp_path / "m.onnx", trials=[tmp_path / "trials.txt"], audio=corpus)
-    point = load(tmp_path / "m.onnx").metadata["operating_points"]["balanced"]
-    assert point["trials"] == 276
-    assert -1.0 < point["threshold"] < 1.0
+def alike(model: Path, corpus: Path, turned: bool) -> list[str]:
+    """Trials of an untrained network: what it finds alike is a target, one in seven the other way; or all turned."""
+    names = [f"speech/s{index // 4}/{index % 4}.wav" for index in range(24)]
+    table = np.stack([load(model).embed(read(corpus / name)) for name in names])
+    first, second = np.triu_indices(24, 1)
+    scores = np.sum(table[first] * table[second], axis=1)
+    target = (scores > np.quantile(scores, 0.6)) ^ (np.arange(len(scores)) % 7 == 0) ^ turned
+    return [f"{int(one)} {names[a]} {names[b]}" for a, b, one in zip(first, second, target, strict=True)]
+
+
+def test_calibration_and_points_are_stored(quick: None, float_file: Path, corpus: Path, tmp_path: Path, capsys) -> None:
+    out, trials = tmp_path / "m.onnx", tmp_path / "trials.txt"
+    compress(float_file, bits=4, data=corpus, out=out, method="nearest")
+    trials.write_text("\n".join(alike(out, corpus, turned=False)))
+    report = compress(float_file, bits=4, data=corpus, out=out, trials=[trials], audio=corpus, method="nearest")
+    known = load(out).metadata
+    assert known["calibration"]["targets"] + known["calibration"]["nontargets"] == 276
+    for name in ("calibration", "operating_points", "operating_points_refused"):
+        assert known[name] == report[name]
+    assert 0.0 < known["calibration"]["cllr"] < 1.0
+    for point in known["operating_points"].values():
+        assert point["trials"] == 276
+        assert -1.0 < point["threshold"] < 1.0
+    assert "30,000 nontarget trials" in known["operating_points_refused"]["secure"]
+    assert report["evaluation"]["lists"][0]["eer"] < 0.5
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "trials.txt"]
+    trials.write_text("\n".join(alike(out, corpus, turned=True)))
+    capsys.readouterr()
+    compress(float_file, bits=4, data=corpus, out=out, trials=[trials], audio=corpus, method="nearest")
+    assert "no calibration and no operating points" in capsys.readouterr().err
+    assert "calibration" not in load(out).metadata
 
 
 @pytest.fixture

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
-from sottovoce.lab.losses import MarginSoftmax, cosine_distance, margin_at, squared_distance
+from sottovoce.lab.losses import MarginSoftmax, cosine_distance, margin_at, squared_distance, turn
 
 
 def test_margin_softmax_equals_the_formula() -> None:
@@ -65,3 +66,11 @@ def test_additive_margin_equals_the_formula() -> None:
         true = math.exp(16.0 * (row[label] - 0.3))
         total -= math.log(true / (true + others))
     assert float(head(x, labels, 0.3)[0].detach()) == pytest.approx(total / 6, rel=1e-5)
+
+
+def test_a_rotation_is_found_back() -> None:
+    rotation = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(0)))[0]
+    teacher = nn.functional.normalize(torch.randn(40, 6, generator=torch.Generator().manual_seed(1)))
+    found = turn(teacher.T @ (teacher @ rotation))
+    assert torch.allclose(found, rotation, atol=1e-5)
+    assert torch.allclose(found @ found.T, torch.eye(6), atol=1e-5)

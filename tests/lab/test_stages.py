@@ -219,3 +219,24 @@ def test_a_rounded_start_is_nearer_to_the_teacher(corpus: Path, plain: str, star
         train(recipe, tmp_path / str(count), corpus, cache=corpus / "cache")
         first[count] = log(tmp_path / str(count))[0]["loss"]
     assert first[3] < 0.9 * first[0]
+
+
+def test_a_teacher_with_axes_of_its_own_is_turned(corpus: Path, plain: str, start: Path, tmp_path: Path) -> None:
+    loaded = checkpoint.load(start)
+    rotation = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(0)))[0]
+    with torch.no_grad():
+        last = loaded.network.seg_1
+        last.weight.copy_(rotation @ last.weight)
+        last.bias.copy_(rotation @ last.bias)
+    teacher = tmp_path / "turned.safetensors"
+    checkpoint.save(teacher, loaded.network, loaded.about)
+    alone = plain.replace("[loss]", f'[loss]\nweight = 0\nteacher = "{teacher}"\nteacher_weight = 1.0\nMORE')
+    text = alone.replace("epochs = 3", "epochs = 1\nfreeze_norms = 0.0") + QUANT.format(start=start)
+    first = {}
+    for count in (0, 3):
+        recipe = corpus / f"turned{count}.toml"
+        recipe.write_text(text.replace("MORE", f"teacher_turned = {count}").replace("*=kmeans2/channel/mse", "*=float"))
+        train(recipe, tmp_path / str(count), corpus, cache=corpus / "cache")
+        first[count] = log(tmp_path / str(count))[0]["loss"]
+    assert first[0] > 0.3
+    assert first[3] < 0.01

@@ -33,13 +33,15 @@ def build(kind: str, **settings: object) -> torch.nn.Module:
         ("ecapa512", {"context": False}, 5_797_504, None),
         ("ecapa1024", {}, 14_657_088, None),
         ("ecapa1024", {"context": False}, 14_263_872, None),
+        ("ecapa1024-speechbrain", {}, 20_767_552, 231),  # of SpeechBrain
+        ("resnet34", {"dim": 192, "two_layers": True}, 6_343_648, None),  # of 3D-Speaker: 6.34 M
         ("gemini60", {}, 4_047_840, None),
         ("gemini114", {}, 6_531_552, 680),
         ("gemini183", {}, 9_196_384, None),
         ("gemini237", {}, 11_680_096, None),
     ],
 )
-def test_counts_equal_wespeaker(kind: str, settings: dict, parameters: int, tensors: int | None) -> None:
+def test_counts_equal_the_toolkits(kind: str, settings: dict, parameters: int, tensors: int | None) -> None:
     network = build(kind, **settings)
     assert count(network) == parameters
     assert tensors is None or len(network.state_dict()) == tensors
@@ -138,6 +140,9 @@ PLAIN = {
 }
 VARIANTS = {
     "bottleneck": ("resnet", {"blocks": (1, 1), "width": 4, "block": "bottleneck"}),
+    "speechbrain": ("ecapa1024-speechbrain", {"width": 32, "aggregate": 64}),
+    "taoruijie": ("ecapa1024-a", {"width": 32, "aggregate": 64, "statistics": "taoruijie"}),
+    "two layers": ("resnet", {"blocks": (1, 1), "width": 4, "two_layers": True}),
     "paper-a": ("ecapa1024-a", {"width": 32, "aggregate": 64}),
     "paper-c": ("ecapa256-c", {"width": 32, "aggregate": 64, "mels": 80}),
     "resnet of paper-c": ("resnet18-c", {"width": 4, "mels": 80}),
@@ -206,6 +211,8 @@ def test_unknown_networks_and_settings_name_the_nearest() -> None:
     [
         ("resnet", {"block": "bottlenek"}, "bottleneck"),
         ("resnet", {"blocks": (1, 1, 1, 1, 1)}, "growth"),
+        ("ecapa", {"padding": "mirror"}, "zeros, reflect"),
+        ("ecapa", {"statistics": "kaldi"}, "wespeaker, speechbrain, taoruijie"),
         ("dfresnet", {"dims": (8, 8)}, "4 depths need 5 dims"),
         ("dfresnet", {"strides": [[2, 2]]}, "and 1$"),
     ],

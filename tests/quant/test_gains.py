@@ -53,6 +53,14 @@ def test_biases_turn_with_their_rows():
     torch.testing.assert_close(network(features()), before, rtol=1e-6, atol=1e-6)
 
 
+def test_a_norm_that_learns_no_gain_is_left_alone():
+    network = nn.Sequential(nn.Conv1d(80, 8, 3), nn.BatchNorm1d(8, affine=False)).eval()
+    before = network(features())
+    quant.positive_gains(network, features())
+    quant.clamp_gains(network)
+    assert torch.equal(network(features()), before)
+
+
 def test_a_norm_after_a_rectifier_keeps_its_gains():
     network = shaken(networks.build("ecapa256", width=16, aggregate=24))
     kept = {name: tensor.clone() for name, tensor in network.state_dict().items()}

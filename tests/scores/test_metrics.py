@@ -249,7 +249,9 @@ def test_act_dcf_by_hand() -> None:
     # a miss that costs 3 times as much moves the threshold to 0: no miss, accepts 2/3, over 3/4
     assert bayes_threshold(0.25, c_miss=3.0) == pytest.approx(0.0, abs=1e-12)
     assert act_dcf(llrs, labels, 0.25, c_miss=3.0) == pytest.approx(2 / 3)
-    assert act_dcf([np.log(3), 0.0], [1, 0], 0.25) == 0.0  # the threshold itself is accepted
+    at = bayes_threshold(0.25)
+    assert act_dcf([at, 0.0], [1, 0], 0.25) == 0.0  # the threshold itself is accepted
+    assert act_dcf([9.0, at], [1, 0], 0.25) == pytest.approx(3.0)
 
 
 def test_cllr_by_hand() -> None:

@@ -33,6 +33,13 @@ def test_statistics_equal_a_loop(top: int, more: int, deviation: str, seed: int)
         assert spread == pytest.approx(SPREAD[deviation](highest), abs=1e-6)
 
 
+def test_the_highest_of_many_are_found() -> None:
+    table, cohort = vectors(20, seed=4), vectors(700, seed=5)
+    highest = np.sort(table.astype(float) @ cohort.T.astype(float), axis=1)[:, -40:]
+    wanted = np.stack([highest.mean(axis=1), highest.std(axis=1)], axis=1)
+    np.testing.assert_allclose(cohort_statistics(table, cohort, 40), wanted, atol=1e-6)
+
+
 def test_worked_by_hand() -> None:
     """Cohort scores 1, 0, 0.6: the top two are 1 and 0.6; population deviation 0.2, sample deviation 0.2·√2."""
     cohort = np.array([[1, 0], [0, 1], [0.6, 0.8]], dtype=np.float32)

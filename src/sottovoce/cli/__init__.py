@@ -9,22 +9,28 @@ from __future__ import annotations
 import click
 
 from sottovoce import __version__
-from sottovoce.cli import make, measure, report, study, use
+from sottovoce.cli import analyze, calibrate, cascade, imports, make, measure, report, study, use
 from sottovoce.cli.frame import TRACEBACK, Commands
 
 COMMANDS = (
     use.verify_command,
     use.embed_command,
+    calibrate.calibrate_command,
     measure.evaluate_command,
     measure.inspect_command,
     measure.bench_command,
     measure.demo_command,
+    imports.import_command,
     make.train_command,
     make.allocate_command,
     make.compress_command,
     make.export_command,
     study.sweep_command,
     study.reproduce_command,
+    analyze.drift_command,
+    analyze.analyze_command,
+    analyze.probe_command,
+    cascade.cascade_group,
     report.report_command,
 )
 

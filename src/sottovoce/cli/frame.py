@@ -10,7 +10,7 @@ import click
 
 from sottovoce.errors import MissingExtra, SottoError
 
-REJECTED, FAILED, SOME_FAILED, INTERRUPTED = 1, 2, 3, 130
+REJECTED, FAILED, SOME_FAILED, UNDECIDED, INTERRUPTED = 1, 2, 3, 4, 130
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -84,6 +84,17 @@ def lab_extra(doing: str) -> Iterator[None]:
         if (error.name or "").split(".")[0] not in {"torch", "onnx", "safetensors", "matplotlib", "tomli"}:
             raise
         raise MissingExtra(f"{doing} needs {error.name}: pip install 'sottovoce[lab]'") from None
+
+
+def opened(path: str | None, **settings: Any) -> Any:
+    """A model, or a cascade where the file's name ends in .json; `settings` are those of `engine.load`."""
+    if path is not None and path.lower().endswith(".json"):
+        from sottovoce.runtime.cascade import load_cascade
+
+        return load_cascade(path, **settings)
+    from sottovoce.runtime.engine import load
+
+    return load(path, **settings)
 
 
 MODEL = click.argument("model", required=False, type=click.Path(dir_okay=False))

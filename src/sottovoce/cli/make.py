@@ -123,6 +123,7 @@ def _allocation(report: dict[str, Any]) -> str:
     show_default=True,
     help="With --data: nearest levels; those, means corrected; rounded on recordings; that, then label-free steps.",
 )
+@click.option("--front-end", help="What makes the features of a published .onnx, by its preset's name.")
 @click.option("--seed", type=int, default=0, show_default=True)
 def compress_command(
     checkpoint: str,
@@ -135,17 +136,27 @@ def compress_command(
     search: str,
     widths: str,
     family: str,
+    front_end: str | None,
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Quantize CHECKPOINT (.safetensors) and write one .onnx.
+    """Quantize CHECKPOINT (.safetensors, or a published .onnx that takes features) and write one .onnx.
 
     Give --bits, --plan or a budget (--size, --bits-per-weight, --max-eer-loss), with which the plan is found as by
     `sotto allocate`; a checkpoint that was trained with a plan keeps its own. With --trials and --audio the file also
     learns the threshold that `sotto verify` decides by.
     """
     budget: dict[str, Any] = {"size": size, "bits_per_weight": bits_per_weight, "max_eer_loss": max_eer_loss}
-    if all(value is None for value in budget.values()):
+    free = all(value is None for value in budget.values())
+    if checkpoint.endswith(".onnx"):
+        if not free:
+            raise BadInput(f"{checkpoint}: a budget needs a checkpoint; give --bits or --plan")
+        report = _compress_onnx(checkpoint, bits, plan, front_end=front_end, **settings)
+        show(report, as_json, _compression_of_onnx(report))
+        return
+    if front_end is not None:
+        raise BadInput("--front-end is for a published .onnx; a checkpoint says how its features are made")
+    if free:
         with lab_extra("compression"):
             from sottovoce.lab.compress import compress
         report = compress(checkpoint, bits=int(bits) if bits else None, plan=_plan_text(plan), **settings)
@@ -158,6 +169,21 @@ def compress_command(
         from sottovoce.lab.budget import compress_within
     report = compress_within(checkpoint, **budget, allocation=how, **settings)
     show(report, as_json, f"{_allocation(report['allocation'])}\n\n{_compression(report)}")
+
+
+def _compress_onnx(path: str, bits: str | None, plan: str | None, **settings: Any) -> dict[str, Any]:
+    with lab_extra("compression"):
+        from sottovoce.export.source import read_source
+
+        read_source(path)  # so that what cannot be used is refused before torch is loaded
+        from sottovoce.lab.onnx_in import compress
+    return compress(path, bits=int(bits) if bits else None, plan=_plan_text(plan), **settings)
+
+
+def _compression_of_onnx(report: dict[str, Any]) -> str:
+    left = ", ".join(f"{count} {name}" for name, count in report["float_operators"].items())
+    layers = f"; layers in float: {', '.join(report['float_layers'])}" if report["float_layers"] else ""
+    return f"{_compression(report)}\nin float: {left or 'nothing'}{layers}"
 
 
 def _compression(report: dict[str, Any]) -> str:
@@ -186,10 +212,45 @@ def _plan_text(plan: str | None) -> str | None:
 @click.option("--out", type=click.Path(dir_okay=False), required=True, help="The .onnx to write.")
 @click.option("--float", "float_weights", is_flag=True, help="Float weights, also of a network trained with a plan.")
 @click.option("--features-in", is_flag=True, help="Leave the front end out: features [1, mels, frames] in.")
-def export_command(checkpoint: str, out: str, float_weights: bool, features_in: bool, as_json: bool) -> None:
-    """Write CHECKPOINT (a .safetensors or a run folder) as float .onnx, to compare with or to take elsewhere."""
+@click.option("--for", "engine", type=click.Choice(["sherpa-onnx"]), help="Its input and metadata; features in.")
+@click.option("--weights", type=click.Choice(["packed", "int8"]), default="packed", show_default=True)
+@click.option("--frames", type=click.IntRange(1), help="One length only: frames, with --features-in.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="One length only: seconds of audio.")
+@click.option("--batch", is_flag=True, help="Any number of recordings at once, with --features-in.")
+@click.option("--opset", type=click.IntRange(13, 17), default=13, show_default=True)
+@click.option("--note", "notes", multiple=True, help="KEY=TEXT for sherpa-onnx: language, url, comment; repeatable.")
+def export_command(
+    checkpoint: str,
+    out: str,
+    float_weights: bool,
+    engine: str | None,
+    weights: str,
+    notes: tuple[str, ...],
+    as_json: bool,
+    **shape: Any,
+) -> None:
+    """Write CHECKPOINT (a .safetensors, a run folder, or an .onnx of ours) as .onnx in the form that is needed.
+
+    A checkpoint is written in float; an .onnx of ours keeps its weights.
+    """
     with lab_extra("export"):
-        from sottovoce.lab.compress import export
-    path = Path(checkpoint) / "model.safetensors" if Path(checkpoint).is_dir() else Path(checkpoint)
-    report = export(path, out=out, float_weights=float_weights, features_in=features_in)
-    show(report, as_json, f"{report['model']}: {report['bytes']:,} bytes, float")
+        from sottovoce.export import Form, turn
+
+        form = Form(engine=engine or "", int8_weights=weights == "int8", notes=_notes(notes), **shape)
+        if checkpoint.endswith(".onnx"):
+            if float_weights:
+                raise BadInput(f"{checkpoint}: its weights stay as they are; leave --float out")
+            report = turn(checkpoint, form, out)
+        else:
+            from sottovoce.lab.compress import export
+
+            path = Path(checkpoint) / "model.safetensors" if Path(checkpoint).is_dir() else Path(checkpoint)
+            report = export(path, out=out, float_weights=float_weights, form=form)
+    show(report, as_json, f"{report['model']}: {report['bytes']:,} bytes, {report['plan']}")
+
+
+def _notes(texts: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    pairs = [text.partition("=") for text in texts]
+    if wrong := [text for text, (key, sign, _) in zip(texts, pairs, strict=True) if not key or not sign]:
+        raise BadInput(f"note {wrong[0]!r} cannot be read; write KEY=TEXT, as in language=English")
+    return tuple((key, value) for key, _, value in pairs)

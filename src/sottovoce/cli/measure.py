@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from sottovoce.cli.frame import ENGINE, MODEL, THREADS, WORKERS, command, lab_extra, options
+from sottovoce.cli.cascade import show_evaluation
+from sottovoce.cli.frame import ENGINE, MODEL, WORKERS, command, lab_extra, opened, options
 from sottovoce.cli.rates import evaluation
 from sottovoce.cli.show import interval, percent, show, table
 
@@ -72,11 +73,14 @@ def evaluate_command(
     """
     from sottovoce.lab.evaluate import evaluate_many
     from sottovoce.lab.scoring import Scoring
-    from sottovoce.runtime.engine import load
 
+    loaded = opened(model, engine=engine)
+    if hasattr(loaded, "stages"):
+        show_evaluation(loaded, trials, audio, enrolments, as_json, draws=draws, seed=seed)
+        return
     scoring = Scoring(way, enrolment, cohort, top, cohort_by, deviation, subtract_mean)
     result = evaluate_many(
-        load(model, engine=engine),
+        loaded,
         list(trials),
         audio,
         draws=draws,
@@ -135,31 +139,50 @@ def _inspection(found: dict[str, Any]) -> str:
 @command("bench")
 @MODEL
 @click.option("--seconds", multiple=True, type=float, default=(3.0,), show_default=True, help="Length; repeatable.")
-@THREADS
-@click.option("--peers", is_flag=True, help="Also time int8 and float files of the same network (needs the extra lab).")
-def bench_command(model: str | None, seconds: tuple[float, ...], threads: int, peers: bool, as_json: bool) -> None:
+@click.option("--threads", multiple=True, type=click.IntRange(1), default=(1,), show_default=True, help="Repeatable.")
+@click.option("--peers", is_flag=True, help="Also int8 and float of the same network, memory, batches (extra lab).")
+@click.option("--nncf", type=click.Path(dir_okay=False), help="The python that has NNCF.  [default: this one]")
+def bench_command(
+    model: str | None,
+    seconds: tuple[float, ...],
+    threads: tuple[int, ...],
+    peers: bool,
+    nncf: str | None,
+    as_json: bool,
+) -> None:
     """Time MODEL (.onnx; the shipped one if left out) on audio of --seconds, peers in the same run."""
     with lab_extra("timing peers"):
         from sottovoce.lab.bench import bench
 
-        result = bench(model, seconds=seconds, threads=threads, peers=peers)
+        counts = threads[0] if len(threads) == 1 else threads
+        result = bench(model, seconds=seconds, threads=counts, peers=peers, nncf=nncf, footprints=peers, batch=peers)
     show(result, as_json, _timings(result))
 
 
 def _timings(result: dict[str, Any]) -> str:
-    heads = ["what", "seconds", "median ms", "least ms", "cpu ms", "load ms", "bytes", "time ratio"]
+    heads = ["what", "seconds", "threads", "median ms", "least ms", "cpu ms", "load ms", "peak MB", "bytes", "ratio"]
     rows = [
         [
             row["name"],
             f"{row['seconds']:g}",
+            row["threads"],
             *(f"{row[key]:.2f}" for key in ("median_ms", "min_ms", "cpu_ms", "load_ms")),
+            f"{row['peak_mb']:.0f}" if "peak_mb" in row else "",
             f"{row['bytes']:,}",
             f"{row['ratio']:.2f}",
         ]
         for row in result["rows"]
     ]
-    threads = f"{result['threads']} thread{'s' if result['threads'] > 1 else ''}"
-    return f"{table(heads, rows)}\n{threads} on {result['machine']['processor']}"
+    batches = [
+        f"{row['name']}: {row['one']:.1f} recordings of 3 s a second one by one, {row['batch']:.1f} in batches of 16"
+        for row in result["throughput"]
+    ]
+    slower = [
+        f"this file took {row['times']:.2f} times as long as {row['name']} ({row['seconds']:g} s, {row['threads']} "
+        f"thread{'s' if row['threads'] > 1 else ''})"
+        for row in result["slower_than"]
+    ]
+    return "\n".join([table(heads, rows), *batches, *slower, f"on {result['machine']['processor']}"])
 
 
 @command("demo")

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from sottovoce.cli.frame import CHECK, ENGINE, REJECTED, SOME_FAILED, WORKERS, command
+from sottovoce.cli.frame import CHECK, ENGINE, REJECTED, SOME_FAILED, UNDECIDED, WORKERS, command, opened
 from sottovoce.cli.show import show
 from sottovoce.errors import BadInput
 
@@ -17,9 +17,14 @@ from sottovoce.errors import BadInput
 @command("verify")
 @click.argument("a", type=click.Path())
 @click.argument("b", type=click.Path())
-@click.option("--model", type=click.Path(dir_okay=False), help="An .onnx.  [default: the shipped 4-bit model]")
+@click.option(
+    "--model",
+    type=click.Path(dir_okay=False),
+    help="An .onnx, or the .json of a cascade.  [default: the shipped 4-bit model]",
+)
 @click.option("--threshold", type=float, help="Accept from this score on, instead of an operating point.")
-@click.option("--point", default="balanced", show_default=True, help="Operating point stored in the model.")
+@click.option("--point", default="balanced", show_default=True, help="Operating point stored in the model, or bayes.")
+@click.option("--prior", type=float, default=0.5, show_default=True, help="Of one speaker, for the probability.")
 @ENGINE
 @CHECK
 def verify_command(
@@ -28,32 +33,48 @@ def verify_command(
     model: str | None,
     threshold: float | None,
     point: str,
+    prior: float,
     engine: str,
     check: bool,
     as_json: bool,
 ) -> None:
-    """Do the recordings A and B hold the same speaker? Exit code 0: accept, 1: reject, 2: error.
+    """Do the recordings A and B hold the same speaker? Exit code 0: accept, 1: reject, 2: error, 4: inconclusive.
 
     Not a protection against played-back or synthetic voices.
     """
-    from sottovoce.runtime.engine import load
     from sottovoce.runtime.verify import verify
 
-    loaded = load(model, engine=engine, check=check)
-    result = verify(loaded, a, b, point=point, threshold=threshold).as_dict()
+    loaded = opened(model, engine=engine, check=check)
+    result = verify(loaded, a, b, point=point, threshold=threshold, prior=prior).as_dict()
     show(result, as_json, _verdict(result))
-    click.get_current_context().exit(0 if result["decision"] == "accept" else REJECTED)
+    click.get_current_context().exit(_CODES[result["decision"]])
+
+
+_CODES = {"accept": 0, "reject": REJECTED, "inconclusive": UNDECIDED}
 
 
 def _verdict(result: dict[str, Any]) -> str:
+    """The answer for people: decision, what it stands on, how likely, what is to be said of the recordings."""
     measured = f"point {result['point']!r}, measured on {result['measured_on']}"
     by = measured if result.get("measured_on") else "given by you"
     return "\n".join(
         [
             f"{result['decision']}  score {result['score']:.4f}, threshold {result['threshold']:.4f} ({by})",
+            *([f"why: {result['reason']}"] if result["reason"] else []),
+            *_likelihood(result),
+            *(f"warning: {warning}" for warning in result["warnings"]),
             f"model {result['model']}; played-back and synthetic voices are not detected",
         ]
     )
+
+
+def _likelihood(result: dict[str, Any]) -> list[str]:
+    if result["llr"] is None:
+        return []
+    return [
+        f"llr {result['llr']:+.2f} (natural logarithm), probability of one speaker {result['probability']:.4f} "
+        f"at prior {result['prior']:g}"
+    ]
 
 
 @command("embed")

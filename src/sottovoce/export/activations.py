@@ -3,8 +3,9 @@
 Every tensor that an integer operator reads or writes gets one QuantizeLinear → DequantizeLinear pair; engines fuse the
 pairs with the operators between them.
 
-Convolutions with coded weights, additions of two such tensors, and what only moves values (Split, Concat, Reshape)
-become integer operators; all else (pooling, softmax, gates, matrix products after pooling) stays in float.
+Convolutions with coded weights, additions of two such tensors, and what only moves values (Split, Concat, Reshape,
+Transpose, a mirroring Pad) become integer operators; all else (pooling, softmax, gates, matrix products after pooling)
+stays in float.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy as np
 from onnx import NodeProto
 
 from sottovoce.export.graph import Array, Graph
+
+MOVES = ("Split", "Reshape", "Transpose")  # operators whose outputs are the input's values in other places
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ def find_region(graph: Graph, coded: set[str]) -> Region:
     written = {conv.output[0] for conv in convs}
     return Region(
         list(groups.values()),
-        [node for node in makers if node.op_type == "Relu"],
+        [node for node in makers if _is_relu(graph, node)],
         [node for node in makers if node.op_type == "Max" and node.input[0] in written],
         {index for index, group in enumerate(groups.values()) if last.intersection(group)},
     )
@@ -66,13 +69,21 @@ def _last(graph: Graph, rounded: set[str]) -> set[str]:
 
 
 def _bounded(graph: Graph, tensor: str) -> str:
-    """The tensor itself, or the output of its only reader where that is a ReLU or a Max with a constant."""
+    """The tensor itself, or the output of its only reader where that is a ReLU or a Max with a constant.
+
+    A Clip at zero and above is a ReLU: a grid over what was observed behind it ends where it ends.
+    """
     readers = graph.consumers(tensor)
     if len(readers) != 1:
         return tensor
     (reader,) = readers
-    bounds = reader.op_type == "Relu" or (reader.op_type == "Max" and reader.input[1] in graph.constants)
+    bounds = _is_relu(graph, reader) or (reader.op_type == "Max" and reader.input[1] in graph.constants)
     return str(reader.output[0]) if bounds else tensor
+
+
+def _is_relu(graph: Graph, node: NodeProto) -> bool:
+    clips = node.op_type == "Clip" and len(node.input) > 1 and node.input[1] in graph.constants
+    return node.op_type == "Relu" or (clips and not graph.constants[node.input[1]].any())
 
 
 def _enter(links: dict[str, str], tensor: str) -> bool:
@@ -101,7 +112,7 @@ def _grow(graph: Graph, links: dict[str, str]) -> bool:
     """One round of carrying integer tensors through operators that can compute on them; True when something was new."""
     changed = False
     for node in graph.nodes:
-        if node.op_type in ("Split", "Reshape") and any(name in links for name in node.output):
+        if _moves(node) and any(name in links for name in node.output):
             changed |= _join(links, [node.input[0], *node.output])
         elif node.op_type == "Concat" and node.output[0] in links:
             for name in node.input:  # each on its own grid: one for all would be that of the loudest
@@ -109,6 +120,12 @@ def _grow(graph: Graph, links: dict[str, str]) -> bool:
         elif node.op_type == "Add" and all(name in links for name in node.input):
             changed |= _enter(links, _bounded(graph, node.output[0]))
     return changed
+
+
+def _moves(node: NodeProto) -> bool:
+    """Whether every value that a node writes is one that it reads, and each of those is written."""
+    mirrors = node.op_type == "Pad" and any(entry.s == b"reflect" for entry in node.attribute)
+    return node.op_type in MOVES or mirrors
 
 
 def round_tensors(
@@ -130,7 +147,22 @@ def round_tensors(
     for relu in region.relus:
         graph.remove(relu)
         graph.redirect(relu.output[0], relu.input[0])
+    for pad in [node for node in graph.nodes if node.op_type == "Pad"]:
+        _move_codes(graph, pad)
     return scales
+
+
+def _move_codes(graph: Graph, mover: NodeProto) -> None:
+    """Let a node between two roundings on one grid move codes instead of values, which engines do not see of Pad."""
+    before, readers = graph.producer(mover.input[0]), graph.consumers(mover.output[0])
+    if before is None or len(readers) != 1 or not _moves(mover):
+        return
+    (after,) = readers
+    if (before.op_type, after.op_type) == ("DequantizeLinear", "QuantizeLinear") and before.input[1:] == after.input[
+        1:
+    ]:
+        mover.input[0], mover.output[0] = before.input[0], after.output[0]
+        graph.remove(after)
 
 
 def _settle(graph: Graph, floor: NodeProto, scale: np.float32, zero: np.uint8) -> None:

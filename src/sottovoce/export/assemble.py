@@ -6,13 +6,12 @@ import copy
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto
-from torch import nn
 
 from sottovoce.audio.features import FrontEndConfig
 from sottovoce.bits.formats import Coded
@@ -26,6 +25,9 @@ from sottovoce.export.ranges import RULES, minmax_range, observe
 from sottovoce.export.shifts import mean_shifts, remove_shifts
 from sottovoce.export.trace import EMBEDDING, FEATURES, fold_norms, trace
 from sottovoce.export.weights import float_weight, quantized_weight
+
+if TYPE_CHECKING:
+    from torch import nn
 
 LEAST_NORM = 1e-12
 LARGEST_BIAS = 2.0**30  # of an integer convolution: half of int32 is left to its sums
@@ -55,13 +57,48 @@ def build(
     front_end_inside=False: features (1, rows, frames) in.   metadata: JSON-able entries beside
     those that every file has.   Raises BadInput.
     """
-    if activations not in ("uint8", "float"):
-        raise BadInput(f"export: activations {activations!r} are unknown; known: uint8, float")
-    if ranges not in RULES:
-        raise BadInput(f"export: the range rule {ranges!r} is unknown; known: {', '.join(RULES)}")
+    _check_how(activations, ranges)
     graph = trace(encoder, front_end.rows)
     gains = fold_norms(graph)
     fold_norms_behind_relu(graph, gains)
+    return finish(
+        graph,
+        gains,
+        front_end,
+        coded,
+        waves,
+        min_frames=int(encoder.min_frames),  # type: ignore[arg-type]
+        dim=int(encoder.dim),  # type: ignore[arg-type]
+        metadata=metadata,
+        activations=activations,
+        ranges=ranges,
+        centred=centred,
+        front_end_inside=front_end_inside,
+    )
+
+
+def finish(
+    graph: Graph,
+    gains: Mapping[str, Array],
+    front_end: FrontEndConfig,
+    coded: Mapping[str, Coded],
+    waves: Iterable[NDArray[np.float32]],
+    *,
+    min_frames: int,
+    dim: int,
+    metadata: Mapping[str, Any],
+    activations: str = "uint8",
+    ranges: str = "mse",
+    centred: bool = True,
+    front_end_inside: bool = True,
+) -> onnx.ModelProto:
+    """Build the deployed model of a float graph, FEATURES → EMBEDDING, norms folded; the rest as `build`.
+
+    graph: with the decoded weights in place, named `<layer>.weight`; changed.   gains: what was folded into them after
+    they were coded, (rows,) by weight name.   min_frames: fewest frames the network takes.   dim: numbers of an
+    embedding.   Raises BadInput.
+    """
+    _check_how(activations, ranges)
     _check_weights(graph, coded)
     _normalise(graph)
     weights = {f"{layer}.weight": layer for layer in coded}
@@ -77,10 +114,9 @@ def build(
         graph.inputs = {FEATURES: [1, front_end.rows, "frames"]}
         graph.nodes = [node for node in graph.nodes if FEATURES not in node.output]
     graph.prune()
-    graph.shorten()
+    graph.shorten(keep={FEATURES})
     model = graph.model()
     model.producer_name = "sottovoce"
-    min_frames, dim = int(encoder.min_frames), int(encoder.dim)  # type: ignore[arg-type]
     known = {**about.standard(front_end, coded, min_frames, dim), "activations": activations}
     if front_end_inside:
         known["self_test"] = about.self_test(model)
@@ -97,6 +133,13 @@ def save(model: onnx.ModelProto, path: str | Path) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _check_how(activations: str, ranges: str) -> None:
+    if activations not in ("uint8", "float"):
+        raise BadInput(f"export: activations {activations!r} are unknown; known: uint8, float")
+    if ranges not in RULES:
+        raise BadInput(f"export: the range rule {ranges!r} is unknown; known: {', '.join(RULES)}")
 
 
 def _check_weights(graph: Graph, coded: Mapping[str, Coded]) -> None:

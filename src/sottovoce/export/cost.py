@@ -36,10 +36,12 @@ class Cost:
 def costs(graph: Graph, coded: Mapping[str, Coded], front_end: FrontEndConfig, seconds: float) -> dict[str, Cost]:
     """Cost of every convolution and linear layer for `seconds` of audio, by layer name.
 
+    Products of two tensors that both depend on the input, and with weights that several nodes share, are left out.
     The sizes are those that onnxruntime computes when it runs the graph on so much silence. Biases, norms, pooling,
     the decoding of weights and the front end are not counted. `graph` gets further nodes.
     """
-    placed = {_layer(graph, node): node for node in graph.nodes if node.op_type in ("Conv", "Gemm")}
+    nodes = [node for node in graph.nodes if node.op_type in ("Conv", "Gemm", "MatMul")]
+    placed = {layer: node for node in nodes if (layer := _layer(graph, node)) is not None}
     found: dict[str, Cost] = {}
     for (layer, size), node in zip(_sizes(graph, placed, front_end, seconds).items(), placed.values(), strict=True):
         entry = coded.get(layer)
@@ -49,17 +51,20 @@ def costs(graph: Graph, coded: Mapping[str, Coded], front_end: FrontEndConfig, s
     return found
 
 
-def _layer(graph: Graph, node: NodeProto) -> str:
-    """The layer whose weight a node multiplies with, through whatever decodes it. Raises ValueError."""
+def _layer(graph: Graph, node: NodeProto) -> str | None:
+    """The layer whose weight a node multiplies with, through whatever decodes it; None where it is no weight."""
     makers = {name: maker for maker in graph.nodes for name in maker.output}
-    waiting = [node.input[1]]
+    waiting, seen, layer = [node.input[1]], {node.input[1]}, None
     while waiting:
         name = waiting.pop()
         for suffix in (CODES, WEIGHT):
             if name in graph.constants and name.endswith(suffix):
-                return str(name.removesuffix(suffix))
-        waiting += makers[name].input if name in makers else []
-    raise ValueError(f"the weight {node.input[1]} of a {node.op_type} belongs to no layer")
+                layer = str(name.removesuffix(suffix))
+        if name in graph.inputs:
+            return None
+        waiting += [other for other in makers[name].input if other not in seen] if name in makers else []
+        seen.update(waiting)
+    return layer
 
 
 def _activation_bits(graph: Graph, node: NodeProto) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from sottovoce.errors import BadInput
 
 OPSET = 13  # the first with per-channel DequantizeLinear: onnxruntime 1.16 and later read it
+NEWEST_OPSET = 17  # the last in which reductions have their axes as attributes, as our nodes do
 IR_VERSION = 8
 
 Array = NDArray[Any]
@@ -27,6 +28,7 @@ class Graph:
         self.constants: dict[str, Array] = {}
         self.inputs: dict[str, list[int | str]] = {}
         self.outputs: dict[str, list[int | str]] = {}
+        self.opset = OPSET
         self._count = 0
 
     @classmethod
@@ -37,6 +39,7 @@ class Graph:
         graph.outputs = {value.name: _shape(value) for value in model.graph.output}
         graph.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
         graph.nodes = list(model.graph.node)
+        graph.opset = max([OPSET, *(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))])
         return graph
 
     def add(self, op: str, *inputs: str, output: str = "", **attributes: Any) -> str:
@@ -69,9 +72,15 @@ class Graph:
 
     def rank(self, tensor: str) -> int:
         """Number of axes of a tensor, by shape inference."""
-        inferred = onnx.shape_inference.infer_shapes(self.model())
-        shapes = {value.name: len(value.type.tensor_type.shape.dim) for value in inferred.graph.value_info}
-        return shapes[tensor]
+        return self.ranks()[tensor]
+
+    def ranks(self) -> dict[str, int]:
+        """Number of axes of every tensor whose shape can be inferred."""
+        inferred = onnx.shape_inference.infer_shapes(self.model()).graph
+        known = [*inferred.value_info, *inferred.input, *inferred.output]
+        kinds = {value.name: value.type.tensor_type for value in known}
+        found = {name: len(kind.shape.dim) for name, kind in kinds.items() if kind.HasField("shape")}
+        return {**found, **{name: array.ndim for name, array in self.constants.items()}}
 
     def redirect(self, old: str, new: str, keep: Iterable[NodeProto] = ()) -> None:
         """Let every reader of `old` read `new`, except the nodes in `keep`."""
@@ -123,15 +132,36 @@ class Graph:
         outputs += [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in extra_outputs]
         constants = [numpy_helper.from_array(np.asarray(a, order="C"), name) for name, a in self.constants.items()]
         graph = helper.make_graph(self.sorted(), "sottovoce", inputs, outputs, constants)
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=IR_VERSION)
 
-    def shorten(self) -> None:
-        """Give intermediate tensors and anonymous constants short names, and nodes none: names are bytes too."""
+    def typed_model(self, outputs: Iterable[str], fed: Mapping[str, Array]) -> onnx.ModelProto:
+        """The part of the graph that computes `outputs` from the arrays `fed`, their types and axes as inputs.
+
+        Types of outputs are left open, which onnxruntime accepts.
+        """
+        part = Graph()
+        part.nodes, part.constants, part.opset = self.nodes, self.constants, self.opset
+        part.inputs, part.outputs = {name: [] for name in fed}, {name: [] for name in outputs}
+        part.nodes = [node for node in part.nodes if not set(node.output) & set(fed)]
+        part.prune()
+        model = part.model()
+        del model.graph.input[:], model.graph.output[:]
+        for name, array in fed.items():
+            kind, axes = helper.np_dtype_to_tensor_dtype(array.dtype), [None] * array.ndim
+            model.graph.input.append(helper.make_tensor_value_info(name, kind, axes))
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+        return model
+
+    def shorten(self, keep: Iterable[str] = ()) -> None:
+        """Give intermediate tensors and anonymous constants short names, and nodes none: names are bytes too.
+
+        keep: intermediate tensors that stay as they are called.
+        """
         short: dict[str, str] = {}
         for node in self.sorted():
             node.name, node.doc_string = "", ""
             for name in node.output:
-                if name not in self.outputs:
+                if name not in self.outputs and name not in keep:
                     short[name] = f"{len(short):x}"
         anonymous = [name for name in self.constants if name.startswith("~")]
         short.update({name: f"k{index:x}" for index, name in enumerate(anonymous)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from sottovoce.audio.features import FrontEndConfig
 from sottovoce.bits.formats import Coded
 from sottovoce.errors import BadModel, SottoError
 from sottovoce.export import metadata as about
+from sottovoce.export.assemble import save
 from sottovoce.export.cost import Cost, costs
+from sottovoce.export.forms import Form, check_form, shaped
 from sottovoce.export.graph import Graph
 from sottovoce.export.weights import read
 
@@ -22,7 +25,9 @@ KEPT = (
     "plan",
     "provenance",
     "licence",
+    "calibration",
     "operating_points",
+    "operating_points_refused",
     "weights_sha256",
     "min_samples",
     "dim",
@@ -74,6 +79,14 @@ def describe(path: str | Path) -> dict[str, Any]:
         **{name: known.get(name) for name in KEPT},
         "weights_match": about.weights_sha256(coded) == known.get("weights_sha256"),
     }
+
+
+def turn(path: str | Path, form: Form, out: str | Path) -> dict[str, Any]:
+    """Write a file of ours in another form; returns {model, bytes, plan, and the form}. Raises BadModel, BadInput."""
+    check_form(form)
+    model = _open(path)
+    save(shaped(model, form), out)
+    return {"model": str(out), "bytes": Path(out).stat().st_size, "plan": about.read(model).get("plan"), **asdict(form)}
 
 
 def _layer(name: str, coded: Coded) -> dict[str, Any]:

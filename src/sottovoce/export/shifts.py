@@ -33,7 +33,8 @@ def mean_shifts(plain: Graph, rounded: Graph, waves: Sequence[NDArray[np.float32
     layers = [node for node in plain.nodes if _is_layer(plain, node) and node.output[0] in touched]
     if not layers:
         return {}
-    shifts = {node.output[0]: _shift(both, node, touched[node.output[0]]) for node in layers}
+    turned = _turned(plain)
+    shifts = {node.output[0]: _shift(both, node, touched[node.output[0]], node.input[0] in turned) for node in layers}
     both.outputs = {name: ["rows"] for name in shifts.values()}
     both.prune()
     options = onnxruntime.SessionOptions()
@@ -95,27 +96,45 @@ def _moved_bias(plain: Graph, rounded: Graph, layer: NodeProto) -> Array | None:
     return moved.reshape(-1, *[1] * (weight.ndim - 2)) if moved.any() else None
 
 
-def _shift(graph: Graph, layer: NodeProto, rounded: str) -> str:
-    """Add nodes that compute the mean of what a layer makes of the difference of its inputs: (rows,)."""
+def _turned(graph: Graph) -> set[str]:
+    """The tensors whose last axis is not time: behind a Transpose that moves the last axis, and not behind two."""
+    found: set[str] = set()
+    for node in graph.sorted():
+        moved = False
+        if node.op_type == "Transpose":
+            perm = next((list(entry.ints) for entry in node.attribute if entry.name == "perm"), [0])
+            moved = perm[-1] != len(perm) - 1
+        read = next((name for name in node.input if name not in graph.constants), "")
+        if (read in found) != moved:
+            found.update(node.output)
+    return found
+
+
+def _shift(graph: Graph, layer: NodeProto, rounded: str, turned: bool) -> str:
+    """Add nodes that compute the mean of what a layer makes of the difference of its inputs: (rows,).
+
+    turned: time is the last axis but one of what the layer reads, not the last.
+    """
     difference = graph.add("Sub", rounded, layer.input[0])
     if layer.op_type == "Gemm":
         attributes = {entry.name: helper.get_attribute_value(entry) for entry in layer.attribute}
         moved = graph.add("Gemm", difference, layer.input[1], **attributes)
         return graph.add("ReduceMean", moved, axes=[0], keepdims=0)
     weight = graph.constants[layer.input[1]]
-    mean = graph.add("ReduceMean", difference, axes=[weight.ndim - 1], keepdims=1)
-    summed = graph.constant(weight.sum(axis=-1, keepdims=True))
-    moved = graph.add("Conv", mean, summed, **_without_time(layer))
+    time = weight.ndim - (2 if turned and weight.ndim > 3 else 1)
+    mean = graph.add("ReduceMean", difference, axes=[time], keepdims=1)
+    summed = graph.constant(weight.sum(axis=time, keepdims=True))
+    moved = graph.add("Conv", mean, summed, **_without_time(layer, time - 2))
     return graph.add("ReduceMean", moved, axes=[0, *range(2, weight.ndim)], keepdims=0)
 
 
-def _without_time(conv: NodeProto) -> dict[str, object]:
-    """Attributes of a convolution over its axes but the last; there, where the input is a mean, nothing moves."""
+def _without_time(conv: NodeProto, place: int) -> dict[str, object]:
+    """Attributes of a convolution over its axes but one; there, where the input is a mean, nothing moves."""
     attributes = {entry.name: helper.get_attribute_value(entry) for entry in conv.attribute}
     axes = len(attributes["kernel_shape"])
     for name, still in (("kernel_shape", 1), ("strides", 1), ("dilations", 1), ("pads", 0)):
         if name in attributes:
             values = list(attributes[name])
-            values[axes - 1 :: axes] = [still] * len(values[axes - 1 :: axes])
+            values[place::axes] = [still] * len(values[place::axes])
             attributes[name] = values
     return attributes

@@ -25,6 +25,7 @@ def plain(model: onnx.ModelProto) -> onnx.ModelProto:
             graph.redirect(ends[layer], graph.constant(np.ascontiguousarray(values), f"{layer}.weight"))
     graph.prune()
     twin = graph.model()
+    twin.producer_name = model.producer_name
     twin.metadata_props.extend(model.metadata_props)
     return twin
 
@@ -38,8 +39,9 @@ def unrounded(model: onnx.ModelProto) -> onnx.ModelProto:
             rows = scale.reshape(-1, *[1] * (integers.ndim - 1)) if scale.ndim else scale
             graph.redirect(node.output[0], graph.constant(integers.astype(np.float32) * rows))
     for node in [node for node in graph.nodes if node.op_type == "QuantizeLinear"]:
-        (back,) = graph.consumers(node.output[0])
-        graph.redirect(back.output[0], _clipped(graph, node))
+        graph.redirect(node.output[0], _clipped(graph, node))
+    for node in [node for node in graph.nodes if node.op_type == "DequantizeLinear"]:
+        graph.redirect(node.output[0], node.input[0])
     graph.prune()
     return graph.model()
 

@@ -7,59 +7,73 @@ import importlib.metadata
 import os
 import platform
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sottovoce.audio.features import FrontEndConfig
 from sottovoce.audio.talker import talker
-from sottovoce.errors import BadInput, MissingExtra
+from sottovoce.errors import BadInput, BadModel
+from sottovoce.lab.footprint import measured
+from sottovoce.lab.peers import BATCH, MODEL, Peer, batches, open_file, open_peer, peers_of
 from sottovoce.runtime.engine import SHIPPED, load
 
 if TYPE_CHECKING:
-    import onnx
     from torch import nn
 
-MODEL = "this file"
-BUDGET_S = 2.0  # of measuring, for each peer and length
+BUDGET_S = 2.0  # of processor time, for each peer and length: as many rounds on a machine that does other work too
 FEWEST, MOST = 7, 200  # rounds
+BATCH_S = 3.0  # of audio, each recording of a batch
+LOADED_ON_S = 3.0  # of audio, of the run whose memory is measured
 
 Wave = NDArray[np.float32]
-Peer = Callable[[Wave], object]
+Run = Callable[[Wave], object]
 Facts = dict[str, dict[str, Any]]
+Row = dict[str, Any]
 
 
 def bench(
     path: str | Path | None = None,
     *,
     seconds: Sequence[float] = (3.0,),
-    threads: int = 1,
+    threads: int | Sequence[int] = 1,
     peers: bool = False,
     encoder: nn.Module | None = None,
+    nncf: str | None = None,
+    footprints: bool = False,
+    batch: bool = False,
 ) -> dict[str, Any]:
     """Time a file on `seconds` of audio, waveform in, embedding out; returns {rows: [...], machine, versions, ...}.
 
-    Peers are made from the file itself: its twin with plain int8 weights, onnxruntime's own static quantization, float
-    in onnxruntime, OpenVINO on the file where installed, and torch float when the file names its network or `encoder`
-    is given. All take turns in every round. A row: {name, seconds, median_ms, min_ms, cpu_ms, ratio, bytes, load_ms};
-    median and least are of wall time, cpu_ms is the least processor time, ratio is the time over this file's
-    (processor time for one thread, else wall time). Raises BadModel, MissingExtra.
+    Peers are those of `lab.peers`. All take turns in every round. A row: {name, seconds, threads, median_ms, min_ms,
+    cpu_ms, rounds, ratio, bytes, load_ms}; median and least are of wall time, cpu_ms is the least processor time, ratio
+    is the time over this file's (processor time for one thread, else wall time).   footprints: load_ms (processor time)
+    and peak_mb come from a process of its own for each.   batch: `throughput`, recordings of 3 s a second, one by one
+    and 16 at once, features in.   `slower_than`: the rows this file is slower than, with the ratio.   encoder, nncf:
+    see `lab.peers`. Raises BadInput, BadModel, MissingExtra.
     """
+    counts = [threads] if isinstance(threads, int) else list(threads)
     if not seconds or min(seconds) <= 0:
         raise BadInput(f"seconds is {seconds}; give lengths above 0")
+    if not counts or min(counts) < 1:
+        raise BadInput(f"threads is {threads}; give 1 or more")
     place = Path(path) if path is not None else SHIPPED
-    runners, facts = {}, {}
-    for name, make in _makers(place, threads, peers, encoder).items():
-        began = time.perf_counter()
-        made = make()
-        if made is not None:
-            runners[name], size = made
-            facts[name] = {"bytes": size, "load_ms": 1e3 * (time.perf_counter() - began)}
-    rows = [row for length in seconds for row in _rows(runners, facts, length, threads)]
+    if not place.is_file():
+        raise BadModel(f"{place}: there is no such model file; check the path")
+    rows: list[Row] = []
+    with TemporaryDirectory() as folder:
+        there = [Peer(MODEL, "ours", place, place.stat().st_size)]
+        there += peers_of(place, Path(folder), encoder, nncf) if peers else []
+        told = {peer.name: measured(peer, LOADED_ON_S, counts[0]) if footprints else {} for peer in there}
+        for count in counts:
+            runners, facts = _opened(there, count, encoder, told)
+            rows += [row for length in seconds for row in _rows(runners, facts, length, count)]
+        throughput = _throughput(place, Path(folder)) if batch else []
     return {
         "model": str(place),
         "sha256": hashlib.sha256(place.read_bytes()).hexdigest(),
@@ -68,7 +82,18 @@ def bench(
         "machine": machine(),
         "versions": versions(),
         "rows": rows,
+        "throughput": throughput,
+        "slower_than": slower_than(rows),
     }
+
+
+def slower_than(rows: Sequence[Row]) -> list[Row]:
+    """Peers that took less time than the file, {name, seconds, threads, times}; `times`: its time over theirs."""
+    return [
+        {**{key: row[key] for key in ("name", "seconds", "threads")}, "times": 1 / row["ratio"]}
+        for row in rows
+        if row["name"] != MODEL and row["ratio"] < 1
+    ]
 
 
 def machine() -> dict[str, Any]:
@@ -94,14 +119,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def interleave(runners: dict[str, Peer], wave: Wave) -> dict[str, list[tuple[float, float]]]:
+def interleave(runners: dict[str, Run], wave: Wave) -> dict[str, list[tuple[float, float]]]:
     """Let all take turns, round by round; returns (wall, processor) seconds of every turn by name."""
     turns: dict[str, list[tuple[float, float]]] = {name: [] for name in runners}
     for run in runners.values():
         run(wave)
-    began = time.perf_counter()
+    began = time.process_time()
     for count in range(MOST):
-        if count >= FEWEST and time.perf_counter() - began > BUDGET_S * len(runners):
+        if count >= FEWEST and time.process_time() - began > BUDGET_S * len(runners):
             break
         for name, run in runners.items():
             wall, processor = time.perf_counter(), time.process_time()
@@ -110,7 +135,23 @@ def interleave(runners: dict[str, Peer], wave: Wave) -> dict[str, list[tuple[flo
     return turns
 
 
-def _rows(runners: dict[str, Peer], facts: Facts, seconds: float, threads: int) -> list[dict[str, Any]]:
+def _opened(
+    there: Sequence[Peer], threads: int, encoder: nn.Module | None, told: Mapping[str, Row]
+) -> tuple[dict[str, Run], Facts]:
+    """What runs each peer that can be run here, and its bytes, load_ms and what is told of it."""
+    runners: dict[str, Run] = {}
+    facts: Facts = {}
+    for peer in there:
+        began = time.process_time()
+        run = open_peer(peer, threads, encoder)
+        if run is not None:
+            runners[peer.name] = run
+            here = {"bytes": peer.bytes, "load_ms": 1e3 * (time.process_time() - began)}
+            facts[peer.name] = {**here, **told[peer.name]}
+    return runners, facts
+
+
+def _rows(runners: dict[str, Run], facts: Facts, seconds: float, threads: int) -> list[Row]:
     rows = []
     for name, turns in interleave(runners, talker(seconds, seed=1)).items():
         wall, processor = zip(*turns, strict=True)
@@ -118,6 +159,7 @@ def _rows(runners: dict[str, Peer], facts: Facts, seconds: float, threads: int) 
             {
                 "name": name,
                 "seconds": seconds,
+                "threads": threads,
                 "median_ms": 1e3 * statistics.median(wall),
                 "min_ms": 1e3 * min(wall),
                 "cpu_ms": 1e3 * min(processor),
@@ -129,109 +171,18 @@ def _rows(runners: dict[str, Peer], facts: Facts, seconds: float, threads: int) 
     return [{**row, "ratio": row[deciding] / rows[0][deciding]} for row in rows]
 
 
-Made = Callable[[], "tuple[Peer, int] | None"]
-
-
-def _makers(path: Path, threads: int, peers: bool, encoder: nn.Module | None) -> dict[str, Made]:
-    """Peers by name, the file itself first; one that cannot be had here makes None."""
-    makers: dict[str, Made] = {MODEL: lambda: (load(path, threads=threads).embed, path.stat().st_size)}
-    if not peers:
-        return makers
-    try:
-        import onnx
-
-        from sottovoce.export.twin import plain, unrounded
-    except ImportError:
-        raise MissingExtra("peers are made with onnx; install it with: pip install 'sottovoce[lab]'") from None
-    model = onnx.load_model_from_string(path.read_bytes())
-    return {
-        **makers,
-        "onnxruntime, plain int8 weights": lambda: _session(plain(model), threads),
-        "onnxruntime static int8, Conv Add Relu": lambda: _session(
-            _static(unrounded(model), ["Conv", "Add", "Relu"]), threads
-        ),
-        "onnxruntime static int8, all operators": lambda: _session(_static(unrounded(model), None), threads),
-        "onnxruntime float": lambda: _session(unrounded(model), threads),
-        "OpenVINO, this file": lambda: _openvino(path, threads),
-        "torch float": lambda: _torch(path, threads, encoder),
-    }
-
-
-def _session(model: onnx.ModelProto, threads: int) -> tuple[Peer, int]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
-    content = model.SerializeToString()
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return lambda wave: session.run(None, {"wave": wave[None]}), len(content)
-
-
-def _openvino(path: Path, threads: int) -> tuple[Peer, int] | None:
-    try:
-        return load(path, engine="openvino", threads=threads).embed, path.stat().st_size
-    except (MissingExtra, BadInput):  # not installed, or wrong on this processor
-        return None
-
-
-def _torch(path: Path, threads: int, encoder: nn.Module | None) -> tuple[Peer, int] | None:
-    """The network that the file was made from, in float; only its speed matters, so the weights may be random."""
-    import torch
-
-    from sottovoce.networks import build
-    from sottovoce.networks.frontend import FrontEnd
-
-    metadata = load(path).metadata
-    named = metadata.get("provenance", {}).get("network")
-    if encoder is None and named is None:
-        return None
-    network = (build(**named) if encoder is None else encoder).eval()
-    features = FrontEnd(metadata["front_end"]["name"])
-    torch.set_num_threads(threads)
-
-    def run(wave: Wave) -> object:
-        with torch.inference_mode():
-            return torch.nn.functional.normalize(network(features(torch.from_numpy(wave)[None])))
-
-    return run, 4 * sum(p.numel() for p in network.parameters())
-
-
-def _static(model: onnx.ModelProto, operators: list[str] | None) -> onnx.ModelProto:
-    """onnxruntime's own static quantization: uint8 activations, int8 weights per channel; the front end stays float."""
-    import onnx
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-
-    class Talkers(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.waves = iter([talker(3.0, seed=seed) for seed in range(4)])
-
-        def get_next(self) -> dict[str, Any] | None:
-            wave = next(self.waves, None)
-            return None if wave is None else {"wave": wave[None]}
-
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
-        onnx.save(model, source)
-        quantize_static(
-            source,
-            target,
-            Talkers(),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=operators,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=_front_end(model),
-        )
-        return onnx.load(target)
-
-
-def _front_end(model: onnx.ModelProto) -> list[str]:
-    """Name the nodes; returns the names of those before the first convolution."""
-    names = []
-    for index, node in enumerate(model.graph.node):
-        node.name = node.name or f"node{index}"
-        names.append(node.name)
-    first = next((i for i, node in enumerate(model.graph.node) if node.op_type == "Conv"), 0)
-    return names[:first]
+def _throughput(path: Path, folder: Path) -> list[Row]:
+    """Recordings of BATCH_S a second of processor time, one by one and BATCH at once: [{name, one, batch}]."""
+    config = FrontEndConfig(**load(path).metadata["front_end"])
+    frames = config.frames(round(BATCH_S * config.rate))
+    several = np.random.default_rng(0).standard_normal((BATCH, config.rows, frames)).astype(np.float32)
+    opened = {peer.name: open_file(peer.engine, peer.path, 1) for peer in batches(path, folder)}
+    alone, together = (interleave(opened, array) for array in (several[:1], several)) if opened else ({}, {})
+    return [
+        {
+            "name": name,
+            "one": 1 / min(processor for _, processor in alone[name]),
+            "batch": BATCH / min(processor for _, processor in together[name]),
+        }
+        for name in opened
+    ]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sottovoce.errors import BadInput
 from sottovoce.lab.evaluate import Embeddings, embed_names, identity, measure, readable, trial_scores
 from sottovoce.lab.lists import Trials, speakers_of
+from sottovoce.lab.scoring import Scoring
 from sottovoce.runtime.engine import load
 from sottovoce.scores.metrics import equal_error, redrawn
 
@@ -63,6 +64,7 @@ def compare(
                 "plan": model.metadata.get("plan"),
                 "recipe_sha256": provenance.get("recipe_sha256"),
                 **identity(model),
+                **Scoring().says(),
                 "lists": measured,
                 "mean_eer": eer,
                 "mean_eer_interval": percentiles(means[:, index]),

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 import numpy as np
+import onnx
 import soxr
 import torch
 from numpy.typing import NDArray
@@ -28,9 +29,10 @@ from sottovoce.bits.formats import FORMATS, Coded
 from sottovoce.bits.plan import Plan, plan_bytes
 from sottovoce.errors import BadAudio, BadInput, BadList
 from sottovoce.export import metadata as metadata_of
+from sottovoce.export.forms import Form, check_form, shaped
 from sottovoce.lab import checkpoint as checkpoints
 from sottovoce.lab import posttraining
-from sottovoce.lab.evaluate import evaluate_many
+from sottovoce.lab.calibrate import fitted, pooled, scored_lists
 from sottovoce.lab.lists import read_manifest
 from sottovoce.networks.frontend import FrontEnd
 from sottovoce.runtime.engine import Model
@@ -63,13 +65,13 @@ def compress(
     bits or plan (text): the formats; neither for a checkpoint that was trained with a plan.   data: folder or manifest
     of unlabelled recordings for activation ranges and for `method`, a name of posttraining.METHODS: what brings a float
     checkpoint's quantized weights nearer to it; without data a synthetic signal is used, weights are rounded to the
-    nearest level, and a warning given.   trials, audio: trial lists and their root; the mean of their EER thresholds is
-    stored in the file as operating point `balanced`.   Raises BadPlan, BadCheckpoint, BadList, BadInput before any
-    work; the file appears only whole.
+    nearest level, and a warning given.   trials, audio: trial lists and their root; the file's scores on them give its
+    calibration and its operating points, which are stored in it.   Raises BadPlan, BadCheckpoint, BadList, BadInput
+    before any work; the file appears only whole.
     """
     began = time.monotonic()
     posttraining.check_method(method)
-    _check_places(out, trials, audio)
+    check_places(out, trials, audio)
     loaded = checkpoints.load(checkpoint)
     network, front_end = loaded.network, preset(loaded.about["front_end"])
     chosen = _plan(loaded, bits, plan)
@@ -105,13 +107,21 @@ def compress(
 
 
 def export(
-    checkpoint: str | Path, *, out: str | Path, float_weights: bool = False, features_in: bool = False
+    checkpoint: str | Path,
+    *,
+    out: str | Path,
+    float_weights: bool = False,
+    features_in: bool = False,
+    form: Form | None = None,
 ) -> dict[str, Any]:
     """Write a checkpoint as .onnx with no change of precision: a float network as float32 (the peer to compare with).
 
     float_weights is implied for float checkpoints; a quantized checkpoint without it goes through `compress`.
-    features_in leaves the front end out (features [1, mels, frames] in). Raises BadCheckpoint, BadInput.
+    features_in leaves the front end out (features [1, mels, frames] in); `form` says that and more. Raises
+    BadCheckpoint, BadInput.
     """
+    form = form or Form(features_in=features_in)
+    check_form(form)
     loaded = checkpoints.load(checkpoint)
     if loaded.plan and not float_weights:
         raise BadInput(f"{checkpoint}: has plan {loaded.plan!r}; use compress, or ask for float weights")
@@ -126,13 +136,14 @@ def export(
         [],
         metadata=_metadata(loaded, "float"),
         activations="float",
-        front_end_inside=not features_in,
+        front_end_inside=not (form.features_in or form.engine),
     )
-    writer.save(proto, out)
-    return {"model": str(out), "bytes": Path(out).stat().st_size, "plan": "float", "features_in": features_in}
+    writer.save(shaped(proto, form), out)
+    return {"model": str(out), "bytes": Path(out).stat().st_size, "plan": "float", **asdict(form)}
 
 
-def _check_places(out: str | Path, trials: Sequence[str | Path], audio: str | Path | None) -> None:
+def check_places(out: str | Path, trials: Sequence[str | Path], audio: str | Path | None) -> None:
+    """Refuse places that a compression could not read from or write to. Raises BadInput, BadList."""
     folder = Path(out).resolve().parent
     if not folder.is_dir():
         raise BadInput(f"{out}: the folder {folder} does not exist; make it first")
@@ -267,17 +278,34 @@ def _write(
     told = f"{len(waves)} recordings, one in {STRESSED} under stress too" if data is not None else "synthetic signal"
     metadata["provenance"]["ranges_observed_on"] = told
     proto = writer.build(network, front_end, coded, observed, metadata=metadata)
+    return deliver(proto, coded, out, trials, audio)
+
+
+def deliver(
+    proto: onnx.ModelProto,
+    coded: dict[str, Coded],
+    out: Path,
+    trials: Sequence[str | Path],
+    audio: str | Path | None,
+) -> dict[str, Any]:
+    """Write a built model, with the threshold that the trials give where there are any; returns the report's sizes."""
     report: dict[str, Any] = {}
     if trials:
         assert audio is not None
         part = out.with_name(f".{out.name}.{os.getpid()}.measured.onnx")
         try:
             writer.save(proto, part)
-            report["evaluation"] = _without_model(evaluate_many(load_model(part), list(trials), audio))
+            scored, evaluation = scored_lists(load_model(part), list(trials), audio, part)
         finally:
             part.unlink(missing_ok=True)
-        points = {"balanced": balanced_point(report["evaluation"], trials)}
-        metadata_of.write(proto, {"operating_points": points})
+        report["evaluation"] = _without_model(evaluation)
+        try:
+            entries, told = fitted(pooled(scored))
+        except BadInput as error:  # of a ruined network: the file is worth having, to see what ruined it
+            print(f"warning: no calibration and no operating points are stored: {error}", file=sys.stderr)
+        else:
+            metadata_of.write(proto, entries)
+            report |= told
     writer.save(proto, out)
     weights = sum(int(np.prod(c.shape)) for c in coded.values())
     packed = sum(c.packed_bytes for c in coded.values())
@@ -296,15 +324,3 @@ def _without_model(evaluation: dict[str, Any]) -> dict[str, Any]:
     names = ("model", "model_id", "model_sha256")
     kept = {key: value for key, value in evaluation.items() if key not in names}
     return {**kept, "lists": [{k: v for k, v in one.items() if k not in names} for one in evaluation["lists"]]}
-
-
-def balanced_point(evaluation: dict[str, Any], trials: Sequence[str | Path]) -> dict[str, Any]:
-    """Operating point where misses and false accepts are equally frequent: the mean of the lists' EER thresholds."""
-    lists = evaluation["lists"]
-    return {
-        "threshold": float(np.mean([one["eer_threshold"] for one in lists])),
-        "eer": float(np.mean([one["eer"] for one in lists])),
-        "trials": int(sum(one["trials"] for one in lists)),
-        "measured_on": ", ".join(f"{Path(p).name}" for p in trials),
-        "rule": "mean of the lists' EER thresholds",
-    }

@@ -140,8 +140,11 @@ def _joined_audio(
 ) -> tuple[dict[str, Embeddings], dict[str, BadFile]]:
     """A model's usable recordings one after the other, embedded as one."""
     files = find_files(Path(root), list(dict.fromkeys(one for each in several.values() for one in each)), strict)
-    vectors, errors = _embed_each(model, [[files[one] for one in each] for each in several.values()], workers, quiet)
-    return _known(list(several), vectors, errors, root)
+    parts: dict[Path, BadFile] = {}
+    places = [[files[one] for one in each] for each in several.values()]
+    vectors, errors = _embed_each(model, places, workers, quiet, parts=parts)
+    known, failed = _known(list(several), vectors, errors, root)
+    return known, {**{name: parts[path] for name, path in files.items() if path in parts}, **failed}
 
 
 def _known(
@@ -228,18 +231,18 @@ def _pieces(model: Embedder, waves: Sequence[NDArray[np.float32]]) -> Vectors:
     return np.stack(found)
 
 
-def _wave(model: Embedder, files: Sequence[Path]) -> NDArray[np.float32]:
-    """A recording, or the usable ones of several one after the other."""
+def _wave(model: Embedder, files: Sequence[Path], parts: dict[Path, BadFile]) -> NDArray[np.float32]:
+    """A recording, or the usable ones of several one after the other; why others are not usable goes into `parts`."""
     if len(files) == 1:
         return wav.read(files[0], model.rate, model.min_samples)
-    waves, first = [], None
+    waves = []
     for path in files:
         try:
             waves.append(wav.read(path, model.rate))
         except BadFile as error:
-            first = first or error
-    if first is not None and not waves:
-        raise first
+            parts[path] = error
+    if not waves:
+        raise parts[files[0]]
     return np.concatenate(waves)
 
 
@@ -249,14 +252,16 @@ def _embed_each(
     workers: int,
     quiet: bool,
     on_error: Callable[[Excluded], None] | None = None,
+    parts: dict[Path, BadFile] | None = None,
 ) -> tuple[list[Embeddings | None], list[BadFile | None]]:
     """For every recording (of one file, or of several joined) its embedding or its error, in order."""
+    unusable = {} if parts is None else parts
     vectors: list[Embeddings | None] = []
     errors: list[BadFile | None] = []
 
     def one(paths: Sequence[Path]) -> Embeddings | BadFile:
         try:
-            return model.embed(_wave(model, paths))
+            return model.embed(_wave(model, paths, unusable))
         except BadFile as error:
             return error
 

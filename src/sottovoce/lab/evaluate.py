@@ -31,6 +31,7 @@ from sottovoce.lab.lists import Trials, read_enrolments, read_trials
 from sottovoce.lab.scored import Scored, score_trials, write_scores
 from sottovoce.lab.scoring import Normalise, Scoring, prepare, read_cohort
 from sottovoce.lab.subgroups import Groups, read_groups
+from sottovoce.runtime.verify import stored_calibration
 from sottovoce.scores.metrics import (
     Rate,
     act_dcf,
@@ -103,9 +104,10 @@ def evaluate_many(
 
     enrolments: a list of models with several recordings each, as CN-Celeb's enroll.map, joined as `scoring` says.
     manifest, by: a table of the recordings and its columns, `age` or `age:12,18`, to make groups by.   scores_out: an
-    .npz for the scores (`lab/scored`).   calibrate: scores → llrs, where the model has a calibration: actDCF and Cllr
-    are then given too.   strict: a recording that does not exist is a BadList. Raises BadList and BadInput for lists, a
-    cohort, columns or names that cannot be used, before any recording is read.
+    .npz for the scores (`lab/scored`).   calibrate: scores → llrs; left out, the model's own calibration where it has
+    one that stands on plain cosines alone: actDCF and Cllr are then given too.   strict: a recording that does not
+    exist is a BadList. Raises BadList and BadInput for lists, a cohort, columns or names that cannot be used, before
+    any recording is read.
     """
     scoring = scoring or Scoring()
     loaded = [readable(Path(path)) for path in lists]
@@ -113,7 +115,7 @@ def evaluate_many(
     models = read_enrolments(enrolments) if enrolments is not None else {}
     cohort = read_cohort(scoring)
     groups = _groups(manifest, by, names)
-    _check_priors(priors)
+    _check(scoring, priors, enrolments, scores_out)
     if strict or cohort is not None:  # a cohort takes long; the root is then looked at before
         wanted = [one for each in recordings(names, models).values() for one in each]
         find_files(Path(root), list(dict.fromkeys(wanted)), strict)
@@ -121,9 +123,13 @@ def evaluate_many(
     joined: dict[str, Any] = {"enrolment": scoring.enrolment, "views": scoring.views}
     known, failed = embed_models(seen, names, root, models, **joined, workers=workers, quiet=quiet, strict=strict)
     who = {**identity(model), **scoring.says(enrolments), "priors": list(priors)}
+    if enrolments is not None:
+        there = set(names)
+        who["enrolment_excluded"] = [failure(name, error) for name, error in failed.items() if name not in there]
     scored = [score_trials(trials, known, normalise, quiet) for trials in loaded]
     if scores_out is not None:
         write_scores(scores_out, scored, who)
+    calibrate = calibrate or stored_llrs(model, scoring)
     settings: dict[str, Any] = {"draws": draws, "seed": seed, "priors": priors, "calibrate": calibrate, "quiet": quiet}
     measured = [
         {**who, **_measured(trials, one, known, failed, groups, **settings)}
@@ -204,6 +210,12 @@ def figures(
     }
 
 
+def stored_llrs(model: Any, scoring: Scoring) -> Calibrate | None:
+    """The calibration in a file, where it fits what is scored: plain cosines, no side information. Raises BadModel."""
+    stored = stored_calibration(model) if hasattr(model, "metadata") else None
+    return stored if stored is not None and not stored.weights and scoring == Scoring() else None
+
+
 def readable(path: Path) -> Trials:
     """A trial list that can be measured; BadList when it has one kind of trials only."""
     trials = read_trials(path)
@@ -262,10 +274,16 @@ def _calibrated(scored: Scored, priors: Sequence[float], calibrate: Calibrate) -
     return {"act_dcf": costs, "cllr": cllr(llrs, scored.labels)}
 
 
-def _check_priors(priors: Sequence[float]) -> None:
+def _check(
+    scoring: Scoring, priors: Sequence[float], enrolments: str | Path | None, scores_out: str | Path | None
+) -> None:
     wrong = [prior for prior in priors if not 0.0 < prior < 1.0]
     if wrong or not priors:
         raise BadInput(f"prior {wrong[0]} is not between 0 and 1" if wrong else "give at least one prior")
+    if scoring.enrolment != Scoring.enrolment and enrolments is None:
+        raise BadInput(f"enrolment {scoring.enrolment!r} joins several recordings; name them with --enrolments")
+    if scores_out is not None and not Path(scores_out).parent.is_dir():
+        raise BadInput(f"{scores_out}: there is no folder {Path(scores_out).parent} for the scores; make it first")
 
 
 def _groups(manifest: str | Path | None, by: Sequence[str], names: Sequence[str]) -> list[Groups]:

@@ -72,3 +72,14 @@ def squared_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 TEACHER_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cosine": cosine_distance, "l2": squared_distance}
+
+
+def turn(product: Tensor) -> Tensor:
+    """The rotation (or reflection) that brings a teacher's embeddings nearest to the student's.
+
+    product: (dim, dim), sum of teacherᵀ student over unit embeddings of the same inputs   returns: (dim, dim) float32,
+    orthogonal; teacher @ turn is what is followed. Angles between the teacher's embeddings stay, so nothing that it
+    knows is lost. Source: orthogonal Procrustes problem, Schönemann 1966.
+    """
+    left, _, right = torch.linalg.svd(product.double())
+    return (left @ right).float()

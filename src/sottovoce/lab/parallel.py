@@ -52,6 +52,13 @@ def means(team: Team, *values: Tensor) -> list[float]:
     return (together / team.world).tolist()
 
 
+def total(team: Team, value: Tensor) -> Tensor:
+    """The sum of a tensor over the processes."""
+    if team.world > 1:
+        dist.all_reduce(value)
+    return value
+
+
 class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch norm over the batches of all processes; torch's own SyncBatchNorm does this on CUDA only."""
 

@@ -98,7 +98,7 @@ def improve(
     began = time.monotonic()
     rng = np.random.default_rng([seed, 5])
     front = FrontEnd(front_end)
-    held = [front(torch.from_numpy(_crop(wave, HELD_S, rng)[None])) for wave in held_out(waves)]
+    held = [front(torch.from_numpy(crop(wave, HELD_S, rng)[None])) for wave in held_out(waves)]
     fit = [wave for index, wave in enumerate(waves) if index % HELD_SHARE]
     wanted = embeddings(teacher, held)
     stages = [_judged("nearest", embeddings(network, held), wanted, began)]
@@ -141,9 +141,9 @@ def multiply_adds(network: nn.Module, features: Tensor) -> int:
 
 def _round(network: nn.Module, _: nn.Module, front: FrontEnd, waves: Sequence[Wave], seed: int, **how: bool) -> None:
     rng = np.random.default_rng([seed, 6])
-    one = front(torch.from_numpy(_crop(waves[0], CROP_S, rng)[None]))
-    count = _between(CROPS, PASS_MACS / (2 * multiply_adds(network, one)))
-    features = _crops(front, waves, count, rng)
+    one = front(torch.from_numpy(crop(waves[0], CROP_S, rng)[None]))
+    count = between(CROPS, PASS_MACS / (2 * multiply_adds(network, one)))
+    features = crops(front, waves, count, rng)
     layers = sum(1 for _ in quant.coded(network))
     with click.progressbar(length=layers, label="rounding on recordings", file=sys.stderr) as bar:
         round_network(network, features, seed=seed, each=lambda _: bar.update(1), **how)
@@ -156,13 +156,13 @@ def _correct(network: nn.Module, teacher: nn.Module, front: FrontEnd, waves: Seq
 def _follow(network: nn.Module, teacher: nn.Module, front: FrontEnd, waves: Sequence[Wave], seed: int) -> None:
     """Label-free steps of Adam on 1 - cosine to the float network: latent weights, gains, biases, gains of norms."""
     rng = np.random.default_rng([seed, 7])
-    one = front(torch.from_numpy(_crop(waves[0], CROP_S, rng)[None]))
-    steps = _between(STEPS, FOLLOW_MACS / (4 * BATCH * multiply_adds(network, one)))
+    one = front(torch.from_numpy(crop(waves[0], CROP_S, rng)[None]))
+    steps = between(STEPS, FOLLOW_MACS / (4 * BATCH * multiply_adds(network, one)))
     optimiser = torch.optim.Adam(_groups(network), betas=(0.9, 0.99))
     first = [group["lr"] for group in optimiser.param_groups]
     with click.progressbar(range(steps), label="following the float network", file=sys.stderr) as bar:
         for step in bar:
-            features = _crops(front, waves, BATCH, rng)
+            features = crops(front, waves, BATCH, rng)
             with torch.no_grad():
                 wanted = teacher(features)
             optimiser.zero_grad()
@@ -195,19 +195,21 @@ def _judged(name: str, got: Tensor, wanted: Tensor, began: float) -> Stage:
     return Stage(name, float(1 - cosine.mean()), float(cosine.min()), True, seconds)
 
 
-def _between(bounds: tuple[int, int], count: float) -> int:
+def between(bounds: tuple[int, int], count: float) -> int:
+    """A whole number as near to `count` as the bounds let it be."""
     return min(max(int(count), bounds[0]), bounds[1])
 
 
-def _crops(front: FrontEnd, waves: Sequence[Wave], count: int, rng: np.random.Generator) -> Tensor:
+def crops(front: FrontEnd, waves: Sequence[Wave], count: int, rng: np.random.Generator) -> Tensor:
     """Features (count, mels, frames) of random crops, every recording in its turn."""
     order = rng.permutation(len(waves))
-    cut = [_crop(waves[order[index % len(waves)]], CROP_S, rng) for index in range(count)]
+    cut = [crop(waves[order[index % len(waves)]], CROP_S, rng) for index in range(count)]
     with torch.no_grad():
         return front(torch.from_numpy(np.stack(cut)))
 
 
-def _crop(wave: Wave, seconds: float, rng: np.random.Generator) -> Wave:
+def crop(wave: Wave, seconds: float, rng: np.random.Generator) -> Wave:
+    """A random piece of a recording: (seconds · RATE,) samples, a short recording repeated."""
     length = int(seconds * RATE)
     start = int(rng.integers(max(1, len(wave) - length + 1)))
     return np.resize(wave[start : start + length], length)

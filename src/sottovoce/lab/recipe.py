@@ -71,6 +71,7 @@ class Loss:
     teacher: str = ""  # checkpoint of a network with the same front end, whose embeddings are followed
     teacher_kind: Literal["cosine", "l2"] = "cosine"
     teacher_weight: float = 0.0
+    teacher_turned: int = 0  # batches on which the teacher's embeddings are turned onto the network's own first
     damping: float = 0.0  # of oscillation of quantized weights; reached along half a cosine in each stage
 
 
@@ -197,6 +198,10 @@ def _contradictions(recipe: Recipe) -> list[tuple[bool, str]]:
         ),
         (not 0 <= optim.average < 1, "[optim] average is a decay from 0 (none) to below 1, as in 0.999"),
         (loss.weight < 0 or loss.damping < 0, "[loss] weight and damping are 0 or more"),
+        (
+            loss.teacher_turned < 0 or bool(loss.teacher_turned and not loss.teacher),
+            "[loss] teacher_turned is 0 or more batches, and needs a teacher",
+        ),
         (
             loss.weight == 0 and not (loss.teacher and loss.teacher_weight > 0),
             "[loss] weight 0 leaves nothing to learn from; name a teacher and a teacher_weight",

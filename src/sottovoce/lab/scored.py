@@ -155,7 +155,7 @@ def read_scores(path: str | Path) -> tuple[list[Scored], dict[str, Any]]:
         _check(path, arrays)
     except FileNotFoundError:
         raise BadFile(f"{path}: there is no such file; write one with `sotto evaluate --scores`") from None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         line = " ".join(str(error).split())
         raise BadFile(f"{path}: not scores of `sotto evaluate --scores` ({line}); write them again") from None
     return [_one(arrays, index) for index in range(len(arrays["lists"]))], about

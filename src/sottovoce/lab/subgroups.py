@@ -7,10 +7,11 @@ with a recording that has no value are `unknown`.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,7 +117,7 @@ def _found(manifest: str | Path, rows: Sequence[Utterance], names: Sequence[str]
 
 
 def _stem(path: str) -> str:
-    return str(PurePosixPath(path).with_suffix(""))
+    return os.path.splitext(path)[0]
 
 
 def _groups(by: By, values: dict[str, str]) -> Groups:

@@ -25,7 +25,7 @@ from sottovoce.lab.augment import Augmenter
 from sottovoce.lab.average import Average
 from sottovoce.lab.data import RATE, Batches, Corpus, load_corpus
 from sottovoce.lab.feed import Fed, Feed, casting, precision
-from sottovoce.lab.losses import TEACHER_LOSSES, MarginSoftmax, margin_at
+from sottovoce.lab.losses import TEACHER_LOSSES, MarginSoftmax, margin_at, turn
 from sottovoce.lab.recipe import Optim, Recipe, read_recipe
 from sottovoce.lab.run import Run
 from sottovoce.lab.schedule import Stage, ramp, rate, stages
@@ -44,6 +44,8 @@ class Learner(nn.Module):
         self.loss = loss
         self.network = network
         self.head = MarginSoftmax(dim, classes, loss.scale, loss.kind) if loss.weight else None
+        self.turn: Tensor | None
+        self.register_buffer("turn", torch.eye(dim) if loss.teacher_turned else None)
 
     def forward(self, fed: Fed, margin: float, damping: float) -> tuple[Tensor, Tensor]:
         """margin: of this step   damping: weight of the damping loss in this step   returns: loss, share correct."""
@@ -53,7 +55,8 @@ class Learner(nn.Module):
             loss, correct = self.head(embeddings, fed.labels, margin)
             loss = self.loss.weight * loss
         if fed.followed is not None:
-            distance = TEACHER_LOSSES[self.loss.teacher_kind](embeddings, fed.followed)
+            followed = fed.followed if self.turn is None else fed.followed.float() @ self.turn
+            distance = TEACHER_LOSSES[self.loss.teacher_kind](embeddings, followed)
             loss = loss + self.loss.teacher_weight * distance
         if damping:
             loss = loss + damping * quant.damping_loss(self.network)
@@ -232,8 +235,25 @@ class Trainer:
 
     def _enter(self, stage: Stage) -> None:
         """Begin a stage: its plan on the network, weights rounded, a fresh optimiser and average, norms estimated."""
+        if not stage.first:
+            self._turn_teacher()
         self._attach(stage, fresh=True)
         self._estimate_norms(stage.first)
+
+    @torch.no_grad()
+    def _turn_teacher(self) -> None:
+        """Turn the embeddings of a teacher with a space of its own onto those of the float network."""
+        count = min(self.recipe.loss.teacher_turned, self.batches.steps)
+        if not count:
+            return
+        assert self.learner.turn is not None
+        total = torch.zeros_like(self.learner.turn, dtype=torch.float64)
+        self.network.eval()
+        for fed in islice(self.feed.run(0), count):
+            assert fed.followed is not None
+            own = nn.functional.normalize(self.network(fed.features).double())
+            total += nn.functional.normalize(fed.followed.double()).T @ own
+        self.learner.turn.copy_(turn(parallel.total(self.team, total)))
 
     def _attach(self, stage: Stage, fresh: bool = False) -> None:
         self.stage = stage

@@ -10,14 +10,30 @@ from typing import Any
 from torch import nn
 
 from sottovoce.errors import BadInput
-from sottovoce.networks import dfresnet, ecapa, resnet
+from sottovoce.networks import campplus, dfresnet, ecapa, eres2net, redimnet, resnet, resnetse, sbresnet, simam
 
 KINDS: dict[str, tuple[type, Callable[[Any], nn.Module]]] = {
     "ecapa": (ecapa.Config, ecapa.Encoder),
     "resnet": (resnet.Config, resnet.Encoder),
     "dfresnet": (dfresnet.Config, dfresnet.Encoder),
+    "campplus": (campplus.Config, campplus.Encoder),
+    "simam": (simam.Config, simam.Encoder),
+    "eres2net": (eres2net.Config, eres2net.Encoder),
+    "sbresnet": (sbresnet.Config, sbresnet.Encoder),
+    "redimnet": (redimnet.Config, redimnet.Encoder),
+    "resnetse": (resnetse.Config, resnetse.Encoder),
 }
-PRESETS: dict[str, Any] = {**resnet.PRESETS, **ecapa.PRESETS, **dfresnet.PRESETS}
+PRESETS: dict[str, Any] = {
+    **resnet.PRESETS,
+    **ecapa.PRESETS,
+    **dfresnet.PRESETS,
+    **campplus.PRESETS,
+    **simam.PRESETS,
+    **eres2net.PRESETS,
+    **sbresnet.PRESETS,
+    **redimnet.PRESETS,
+    **resnetse.PRESETS,
+}
 
 
 def build(kind: str, **settings: Any) -> nn.Module:

@@ -1,4 +1,9 @@
-"""ECAPA-TDNN (Desplanques 2020, arXiv 2005.07143, section 3), with the choices and tensor names of WeSpeaker."""
+"""ECAPA-TDNN (Desplanques 2020, arXiv 2005.07143, section 3), with the tensor names of WeSpeaker.
+
+The switches of Config make it SpeechBrain's and TaoRuijie's as well; what their tensors are called there stands in
+`lab.layouts`. SpeechBrain leaves the first part of a Res2 convolution as it is and we the last: the same network with
+the channels before and behind it in another order.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sottovoce.networks.layers import AttentivePool, SqueezeExcite
+from sottovoce.errors import BadInput
+from sottovoce.networks.layers import STATISTICS, AttentivePool, SqueezeExcite
+
+DILATIONS = (2, 3, 4)  # of the blocks
 
 
 @dataclass(frozen=True)
@@ -25,14 +33,24 @@ class Config:
     attention_norm: bool = False  # ReLU and batch norm before its tanh
     dense: bool = False  # a block reads the sum of all outputs before it, not the last
     dim_norm: bool = False  # batch norm on the embedding
+    aggregate_norm: bool = False  # batch norm behind the aggregation
+    padding: str = "zeros"  # or "reflect": what a convolution sees beyond the recording
+    statistics: str = "wespeaker"  # a name in layers.STATISTICS: how deviations are computed
+
+
+def _convolution(inputs: int, outputs: int, kernel: int, dilation: int, padding: str) -> nn.Conv1d:
+    """As many frames out as in."""
+    beyond = dilation * (kernel // 2)
+    mode = padding if beyond else "zeros"
+    return nn.Conv1d(inputs, outputs, kernel, padding=beyond, dilation=dilation, padding_mode=mode)
 
 
 class ConvReluNorm(nn.Module):
     """Convolution → ReLU → batch norm, in this order: (batch, in, frames) → (batch, out, frames)."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int, padding: str) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(inputs, outputs, kernel, padding=kernel // 2)
+        self.conv = _convolution(inputs, outputs, kernel, 1, padding)
         self.bn = nn.BatchNorm1d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,12 +60,11 @@ class ConvReluNorm(nn.Module):
 class Res2Conv(nn.Module):
     """Res2Net convolution: all parts but the last are convolved, each after adding the result of the one before it."""
 
-    def __init__(self, channels: int, kernel: int, dilation: int, scale: int) -> None:
+    def __init__(self, channels: int, kernel: int, dilation: int, scale: int, padding: str) -> None:
         super().__init__()
         self.width = channels // scale
-        padding = dilation * (kernel // 2)
         self.convs = nn.ModuleList(
-            nn.Conv1d(self.width, self.width, kernel, padding=padding, dilation=dilation) for _ in range(scale - 1)
+            _convolution(self.width, self.width, kernel, dilation, padding) for _ in range(scale - 1)
         )
         self.bns = nn.ModuleList(nn.BatchNorm1d(self.width) for _ in range(scale - 1))
 
@@ -62,12 +79,12 @@ class Res2Conv(nn.Module):
 class SERes2Block(nn.Module):
     """1×1 → Res2 → 1×1 → SE with a residual connection around it."""
 
-    def __init__(self, channels: int, dilation: int, scale: int) -> None:
+    def __init__(self, channels: int, dilation: int, scale: int, padding: str) -> None:
         super().__init__()
         self.se_res2block = nn.Sequential(
-            ConvReluNorm(channels, channels, 1),
-            Res2Conv(channels, 3, dilation, scale),
-            ConvReluNorm(channels, channels, 1),
+            ConvReluNorm(channels, channels, 1, padding),
+            Res2Conv(channels, 3, dilation, scale, padding),
+            ConvReluNorm(channels, channels, 1, padding),
             SqueezeExcite(channels),
         )
 
@@ -76,21 +93,25 @@ class SERes2Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Features → embedding: (batch, mels, frames) → (batch, dim). Frames must be at least `min_frames`."""
+    """Features → embedding: (batch, mels, frames) → (batch, dim). Frames must be at least `min_frames`.
 
-    min_frames = 2  # a standard deviation needs two
+    Raises BadInput for a padding or statistics that there are not.
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
+        _check(config)
         self.config = config
         self.dim = config.dim
-        self.layer1 = ConvReluNorm(config.mels, config.width, 5)
-        self.layer2 = SERes2Block(config.width, 2, config.scale)
-        self.layer3 = SERes2Block(config.width, 3, config.scale)
-        self.layer4 = SERes2Block(config.width, 4, config.scale)
+        # a standard deviation needs two; a mirror as many as it shows and the one in its middle
+        self.min_frames = 1 + DILATIONS[-1] if config.padding == "reflect" else 2
+        self.layer1 = ConvReluNorm(config.mels, config.width, 5, config.padding)
+        for index, dilation in enumerate(DILATIONS, start=2):
+            self.add_module(f"layer{index}", SERes2Block(config.width, dilation, config.scale, config.padding))
         self.conv = nn.Conv1d(3 * config.width, config.aggregate, kernel_size=1)
         context = int(config.context) + int(config.context and config.context_std)
-        self.pool = AttentivePool(config.aggregate, config.attention, context, config.attention_norm)
+        self.conv_bn = nn.BatchNorm1d(config.aggregate) if config.aggregate_norm else nn.Identity()
+        self.pool = AttentivePool(config.aggregate, config.attention, context, config.attention_norm, config.statistics)
         self.bn = nn.BatchNorm1d(2 * config.aggregate)
         self.linear = nn.Linear(2 * config.aggregate, config.dim)
         self.bn2 = nn.BatchNorm1d(config.dim) if config.dim_norm else nn.Identity()
@@ -98,16 +119,34 @@ class Encoder(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         read = self.layer1(features)
         blocks: list[Tensor] = []
-        for layer in (self.layer2, self.layer3, self.layer4):
-            blocks.append(layer(read))
+        for index in range(len(DILATIONS)):
+            blocks.append(self.get_submodule(f"layer{index + 2}")(read))
             read = read + blocks[-1] if self.config.dense else blocks[-1]
-        x = torch.relu(self.conv(torch.cat(blocks, dim=1)))
+        x = self.conv_bn(torch.relu(self.conv(torch.cat(blocks, dim=1))))
         return self.bn2(self.linear(self.bn(self.pool(x))))
+
+
+def _check(config: Config) -> None:
+    for value, known in ((config.padding, ("zeros", "reflect")), (config.statistics, tuple(STATISTICS))):
+        if value not in known:
+            raise BadInput(f"network ecapa: {value!r} is unknown; known: {', '.join(known)}")
 
 
 def _paper_a(width: int) -> Config:
     """Hong 2024 (arXiv 2407.08991), after the reimplementation by Tao Ruijie: 15,444,544 parameters at width 1024."""
     return Config(width, attention=256, attention_norm=True, dense=True, dim_norm=True)
+
+
+def _speechbrain(width: int) -> Config:
+    """speechbrain.lobes.models.ECAPA_TDNN: 20,767,552 parameters at width 1024."""
+    return Config(
+        width,
+        aggregate=3 * width,
+        attention_norm=True,
+        aggregate_norm=True,
+        padding="reflect",
+        statistics="speechbrain",
+    )
 
 
 def _paper_c(width: int) -> Config:
@@ -117,6 +156,7 @@ def _paper_c(width: int) -> Config:
 
 PRESETS: dict[str, Config] = {
     **{f"ecapa{width}": Config(width) for width in (256, 512, 1024)},
+    **{f"ecapa{width}-speechbrain": _speechbrain(width) for width in (512, 1024)},
     **{f"ecapa{width}-a": _paper_a(width) for width in (512, 1024)},
     **{f"ecapa{width}-c": _paper_c(width) for width in (256, 512, 1024)},
 }

@@ -24,6 +24,7 @@ class Config:
     silu: bool = False  # SiLU instead of ReLU after the stem
     attention: int = 0  # channels inside attentive pooling; 0: plain statistics
     norms: bool = False  # batch norms before and on the embedding
+    two_layers: bool = False  # ReLU, batch norm and a second linear layer behind the first; the embedding is that one's
     mels: int = 80
     dim: int = 256
 
@@ -143,12 +144,15 @@ class Encoder(nn.Module):
         self.bn2 = nn.BatchNorm1d(2 * channels) if config.norms else nn.Identity()
         self.seg_1 = nn.Linear(2 * channels, config.dim)
         self.bn3 = nn.BatchNorm1d(config.dim) if config.norms else nn.Identity()
+        self.seg_bn_1 = nn.BatchNorm1d(config.dim, affine=False) if config.two_layers else nn.Identity()
+        self.seg_2 = nn.Linear(config.dim, config.dim) if config.two_layers else nn.Identity()
 
     def forward(self, features: Tensor) -> Tensor:
         x = self.activation(self.bn1(self.conv1(features.unsqueeze(1))))
         for stage in range(1, len(self.config.blocks) + 1):
             x = self.get_submodule(f"layer{stage}")(x)
-        return self.bn3(self.seg_1(self.bn2(self.pool(x))))
+        embedding = self.bn3(self.seg_1(self.bn2(self.pool(x))))
+        return self.seg_2(self.seg_bn_1(torch.relu(embedding))) if self.config.two_layers else embedding
 
 
 def _check(config: Config) -> None:

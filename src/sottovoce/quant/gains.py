@@ -24,7 +24,8 @@ def positive_gains(network: nn.Module, features: Tensor) -> None:
     """
     if any(parametrize.is_parametrized(layer) for layer in network.modules()):
         raise BadInput("gains are made positive on a float network; detach its plan first")
-    for layer, norm in pairs(network, features):
+    learned = [(layer, norm) for layer, norm in pairs(network, features) if norm.weight is not None]
+    for layer, norm in learned:
         _flip(layer, norm)
         norm.gain_floor = FLOOR  # clamp_gains looks for it
 
@@ -74,8 +75,6 @@ def _run(network: nn.Module, features: Tensor, after: Callable[..., None], befor
 
 @torch.no_grad()
 def _flip(layer: nn.Module, norm: nn.Module) -> None:
-    if norm.weight is None:
-        return
     sign = torch.where(norm.weight < 0, -1.0, 1.0).to(norm.weight.dtype)
     layer.weight.mul_(sign.reshape(-1, *[1] * (layer.weight.dim() - 1)))
     for vector in (layer.bias, norm.weight, norm.running_mean):

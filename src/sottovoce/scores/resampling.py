@@ -67,7 +67,7 @@ def redrawn(
     class. Trials are weighted as in `intervals`. Raises BadInput as `eer`, and for fewer than two speakers.
     """
     valued = [checked(scores, labels) for scores in systems]
-    first, second, speakers = _speaker_numbers(enrol_speaker, test_speaker, len(valued[0][0]))
+    first, second, speakers = speaker_numbers(enrol_speaker, test_speaker, len(valued[0][0]))
     sides = []
     for values, target in valued:
         thresholds = distinct(values)
@@ -108,9 +108,11 @@ class _Side:
         return total[self.counts] / total[-1] if total[-1] else None
 
 
-def _speaker_numbers(
-    enrol: ArrayLike, test: ArrayLike, trials: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+def speaker_numbers(enrol: ArrayLike, test: ArrayLike, trials: int) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """The speakers of both sides of each trial as numbers, (trials,) each, and how many speakers there are.
+
+    Raises BadInput for sides that do not fit the trials, and for fewer than two speakers.
+    """
     first, second = np.asarray(enrol), np.asarray(test)
     if first.shape != (trials,) or second.shape != (trials,):
         raise BadInput(f"bootstrap: {first.shape} and {second.shape} speakers for {trials} trials")

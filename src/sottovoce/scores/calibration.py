@@ -1,0 +1,220 @@
+"""Score → natural log-likelihood ratio (llr): affine, with or without side information, or isotonic.
+
+A calibration is fitted on scored trials, kept as plain values in the model's file, and belongs to that file alone:
+rounding weights to other widths moves the scores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sottovoce.errors import BadInput
+from sottovoce.scores.curves import checked
+from sottovoce.scores.isotonic import pool_adjacent
+
+RIDGE = 1e-3  # weight of the squared weights in the loss where the trials are separable
+_STEPS = 100  # of Newton's method; a handful is usual
+_CLOSE = 1e-10  # gradient at which the minimum is reached
+_TURNED = "calibration: scores do not rise from nontargets to targets; are the labels the right way round?"
+_STEEP = 50.0  # a weight per standard deviation that no overlapping scores ask for
+
+Real = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How scores become llrs: `scale * score + offset + Σ weight * measure`, or points joined by lines (isotonic)."""
+
+    method: str  # 'affine' or 'isotonic'
+    targets: int  # trials it was fitted on
+    nontargets: int
+    prior: float = 0.5  # weight of the targets in the fit
+    scale: float = 0.0
+    offset: float = 0.0
+    weights: Mapping[str, float] = field(default_factory=dict)  # name of a measure → its weight
+    ridge: float = 0.0  # above 0: the trials were separable, the slope is held by a ridge and not by the trials
+    knots: tuple[tuple[float, float], ...] = ()  # (score, llr), both rising; isotonic only
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Least and largest llr that so many trials can speak for, nats: ln of one more than their number.
+
+        With n nontargets, none of them this high, nobody knows whether fewer than one in n + 1 is (rule of succession).
+        """
+        return -math.log(self.targets + 1), math.log(self.nontargets + 1)
+
+    def __call__(self, scores: ArrayLike, measures: Mapping[str, ArrayLike] | None = None) -> Real:
+        """The llr of each trial: (trials,) float64, nats, within `bounds`.
+
+        scores: (trials,) or one number   measures: for each name in `weights`, of the same shape. Raises BadInput for
+        a measure that is missing.
+        """
+        values = np.asarray(scores, dtype=np.float64)
+        if self.method == "isotonic":
+            llrs = np.interp(values, *np.transpose(self.knots))
+        else:
+            llrs = self.scale * values + self.offset + self.side(measures or {})
+        return np.asarray(np.clip(llrs, *self.bounds), dtype=np.float64)
+
+    def side(self, measures: Mapping[str, ArrayLike]) -> Real:
+        """What side information adds to the llr, nats. Raises BadInput for a measure that is missing."""
+        missing = [name for name in self.weights if name not in measures]
+        if missing:
+            raise BadInput(f"calibration: {missing[0]!r} is not measured; this calibration needs {list(self.weights)}")
+        total = np.zeros(())
+        for name, weight in self.weights.items():
+            total = total + weight * np.asarray(measures[name], dtype=np.float64)
+        return total
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "weights": dict(self.weights), "knots": [list(knot) for knot in self.knots]}
+
+
+def from_dict(values: Mapping[str, Any]) -> Calibration:
+    """A calibration from plain values; entries that are not known are passed over. Raises BadInput."""
+    try:
+        found = Calibration(
+            method=str(values["method"]),
+            targets=int(values["targets"]),
+            nontargets=int(values["nontargets"]),
+            prior=float(values.get("prior", 0.5)),
+            scale=float(values.get("scale", 0.0)),
+            offset=float(values.get("offset", 0.0)),
+            weights={str(name): float(weight) for name, weight in values.get("weights", {}).items()},
+            ridge=float(values.get("ridge", 0.0)),
+            knots=tuple((float(score), float(llr)) for score, llr in values.get("knots", ())),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise BadInput(f"calibration: its entries are damaged ({error!r}); calibrate the model again") from None
+    _check(found)
+    return found
+
+
+def _check(found: Calibration) -> None:
+    numbers = [found.scale, found.offset, *found.weights.values(), *(value for knot in found.knots for value in knot)]
+    rising = all(np.all(np.diff(side) >= 0) for side in np.transpose(found.knots)) if found.knots else True
+    usable = {"affine": found.scale > 0, "isotonic": len(found.knots) > 1 and rising}
+    counted = min(found.targets, found.nontargets) > 0
+    if not (counted and np.isfinite(numbers).all() and usable.get(found.method, False)):
+        raise BadInput(f"calibration: method {found.method!r} with these numbers does not rise; calibrate again")
+
+
+def affine(
+    scores: ArrayLike, labels: ArrayLike, prior: float = 0.5, measures: Mapping[str, ArrayLike] | None = None
+) -> Calibration:
+    """Logistic regression of the labels on score and measures, targets weighing `prior` in all.
+
+    scores: (trials,)   labels: (trials,) 1 for target   measures: name → (trials,), side information that is added
+    linearly (quality measure functions). Deterministic: Newton's method from 0 on standardised columns. Where score
+    and measures separate the classes no finite slope is best: a ridge of 1e-3 then holds it, and `ridge` says so.
+    Raises BadInput for scores that are not finite or of one class, a prior outside (0, 1), a measure that never
+    differs, and scores that do not rise towards targets. Source: prior-weighted logistic regression, Brümmer and du
+    Preez 2006; quality measures as in Thienpondt et al. 2021, "The IDLab VoxSRC-20 submission".
+    """
+    values, target = checked(scores, labels)
+    if not 0.0 < prior < 1.0:
+        raise BadInput(f"calibration: a prior of {prior} is not between 0 and 1")
+    columns = {"score": values, **{name: np.asarray(one, np.float64) for name, one in (measures or {}).items()}}
+    table, centre, spread = _standardised(columns)
+    found, ridge = minimum(table, target, prior, 0.0), 0.0
+    if found is None or np.abs(found[:-1]).max() > _STEEP or _apart(table @ found, target) or _apart(values, target):
+        found, ridge = minimum(table, target, prior, RIDGE), RIDGE
+    assert found is not None, "a ridge makes the loss strictly convex"
+    slopes = found[:-1] / spread
+    if slopes[0] <= 0:
+        raise BadInput(_TURNED)
+    offset = float(found[-1] - slopes @ centre)
+    weights = {name: float(weight) for name, weight in zip(list(columns)[1:], slopes[1:], strict=True)}
+    counts = int(target.sum()), int((~target).sum())
+    return Calibration("affine", *counts, prior, float(slopes[0]), offset, weights, ridge)
+
+
+def minimum(table: Real, target: NDArray[np.bool_], prior: float, ridge: float) -> Real | None:
+    """Weights of the columns that minimise the prior-weighted logistic loss; None where there is no finite minimum.
+
+    table: (trials, columns), the last all ones   ridge: adds ridge / 2 times the squared weights, but the last.
+    """
+    heavy = np.where(target, prior / target.sum(), (1.0 - prior) / (~target).sum())
+    held = np.full(table.shape[1], ridge)
+    held[-1] = 0.0
+    weights = np.zeros(table.shape[1])
+    shift = math.log(prior) - math.log1p(-prior)
+
+    def loss(at: Real) -> float:
+        margin = np.where(target, -1.0, 1.0) * (table @ at + shift)
+        return float(heavy @ np.logaddexp(0.0, margin) + 0.5 * held @ at**2)
+
+    now = loss(weights)
+    for _ in range(_STEPS):
+        chance = 1.0 / (1.0 + np.exp(-np.clip(table @ weights + shift, -500.0, 500.0)))
+        slope = table.T @ (heavy * (chance - target)) + held * weights
+        if np.abs(slope).max() < _CLOSE:
+            return weights
+        bend = (table * (heavy * chance * (1.0 - chance))[:, None]).T @ table + np.diag(held)
+        try:
+            step = np.linalg.solve(bend, slope)
+        except np.linalg.LinAlgError:
+            return None
+        size = 1.0
+        while (after := loss(weights - size * step)) > now and size > 1e-6:
+            size /= 2.0
+        if after >= now:  # nothing left to gain in floating point
+            return weights if np.abs(slope).max() < 1e-6 else None
+        weights, now = weights - size * step, after
+    return None
+
+
+def isotonic(scores: ArrayLike, labels: ArrayLike) -> Calibration:
+    """The rising map that fits the labels best (PAV), blocks joined by lines between their mean scores.
+
+    One target below all scores and one nontarget above them are added, so that every llr is finite (in the manner of
+    Laplace's rule; our reading). Follows the trials closely: needs many. Raises BadInput as `affine`. Source: Brümmer
+    and du Preez 2006; Zadrozny and Elkan 2002.
+    """
+    values, target = checked(scores, labels)
+    edge = [float(values.min()), float(values.max())]
+    distinct, place = np.unique(np.concatenate([values, edge]), return_inverse=True)
+    hits = np.bincount(place, weights=np.concatenate([target, [1.0, 0.0]]))
+    trials = np.bincount(place).astype(np.float64)
+    share = pool_adjacent(hits / trials, trials)
+    starts = np.flatnonzero(np.diff(share, prepend=-1.0))
+    centres = np.add.reduceat(distinct * trials, starts) / np.add.reduceat(trials, starts)
+    prior = float((target.sum() + 1) / (len(target) + 2))
+    if len(starts) < 2:
+        raise BadInput(_TURNED)
+    llrs = np.log(share[starts] / (1.0 - share[starts])) - math.log(prior / (1.0 - prior))
+    knots = tuple((float(score), float(llr)) for score, llr in zip(centres, llrs, strict=True))
+    return Calibration("isotonic", int(target.sum()), int((~target).sum()), knots=knots)
+
+
+def probability(llr: float, prior: float) -> float:
+    """Probability that one speaker is heard, 0..1, given an llr in nats and the prior of it. Raises BadInput."""
+    if not 0.0 < prior < 1.0:
+        raise BadInput(f"a prior of {prior} is not between 0 and 1; give the share of pairs that are of one speaker")
+    odds = llr + math.log(prior) - math.log1p(-prior)
+    return 1.0 / (1.0 + math.exp(-odds)) if odds >= 0 else math.exp(odds) / (1.0 + math.exp(odds))
+
+
+def _apart(values: Real, target: NDArray[np.bool_]) -> bool:
+    """Whether one threshold separates the classes, also where the two touch: no finite slope is then best."""
+    return bool(values[target].min() >= values[~target].max() or values[target].max() <= values[~target].min())
+
+
+def _standardised(columns: Mapping[str, Real]) -> tuple[Real, Real, Real]:
+    """(trials, columns + 1) with mean 0 and deviation 1 and a last column of ones; the means; the deviations."""
+    rows = {len(column) for column in columns.values() if column.ndim == 1}
+    if len(rows) != 1 or not all(column.ndim == 1 and np.isfinite(column).all() for column in columns.values()):
+        raise BadInput("calibration: measures must be rows of finite numbers, one for each score")
+    table = np.stack(list(columns.values()), axis=1)
+    centre, spread = table.mean(axis=0), table.std(axis=0)
+    flat = [name for name, one in zip(columns, spread, strict=True) if not one > 0]
+    if flat:
+        raise BadInput(f"calibration: {flat[0]!r} is the same in all trials and tells nothing; leave it out")
+    return np.hstack([(table - centre) / spread, np.ones((len(table), 1))]), centre, spread

@@ -1,0 +1,195 @@
+"""Where the gates of a cascade stand: for a target of EER or cost, or for a bound on disagreement with the last stage.
+
+The first is arXiv 2606.08078 as we read it (how the paper weighs EER against cost is not public: here the cheapest that
+keeps near the last stage's EER, or the nearest to it within a cost, over a grid). The second, `safe_gates`, is ours.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sottovoce.errors import BadInput
+from sottovoce.scores.cascade import SAME, Gate, Map, Real, Rows, mean_cost, run, stopped
+from sottovoce.scores.metrics import eer
+
+COMBINATIONS = 400  # of gates that are tried for a target, at most
+POINTS = 100  # of one gate, at most
+STEP = 0.005  # of a cosine, between the thresholds that `safe_gates` tests
+
+
+@dataclass(frozen=True)
+class Trade:
+    """One choice of gates, and what it gives on the trials it was tried on."""
+
+    distances: tuple[float, ...]  # of each gate from the threshold
+    eer: float  # mean over the sets of trials
+    cost: float
+    stopped: tuple[float, ...]  # share of trials answered by each stage
+
+
+def distances(mapped: Sequence[Real], threshold: float, most: int = COMBINATIONS) -> list[tuple[float, ...]]:
+    """Combinations of gates to try: for each stage but the last quantiles of |score - threshold|, 0 and infinity."""
+    points = max(3, min(POINTS, int(most ** (1 / (len(mapped) - 1)))))
+    shares = np.linspace(0, 1, points - 1)[1:]
+    rows = [[0.0, *np.quantile(np.abs(row - threshold), shares).tolist(), math.inf] for row in mapped[:-1]]
+    return list(itertools.product(*(dict.fromkeys(row) for row in rows)))
+
+
+def trades(
+    mapped: Sequence[Real],
+    labels: ArrayLike,
+    threshold: float,
+    costs: Sequence[float],
+    tried: Iterable[tuple[float, ...]],
+    sets: Sequence[Rows] | None = None,
+) -> Iterator[Trade]:
+    """EER and mean cost of a trial for each combination of gates in `tried`, in order.
+
+    mapped: (trials,) for each stage, on the last stage's scale   costs: one a stage   sets: rows of trials whose EERs
+    are averaged, as those of several lists; left out, all trials are one set
+    """
+    marks = np.asarray(labels)
+    for chosen in tried:
+        gates = [Gate.around(threshold, distance) for distance in chosen]
+        found = run(lambda stage, rows: mapped[stage][rows], len(mapped[0]), [SAME] * len(mapped), gates)
+        shares = tuple(stopped(found.stage, len(mapped)).tolist())
+        yield Trade(chosen, mean_eer(found.scores, marks, sets), mean_cost(costs, found.stage), shares)
+
+
+def mean_eer(scores: Real, labels: NDArray[np.integer[Any]], sets: Sequence[Rows] | None = None) -> float:
+    """The mean EER over sets of trials, given as rows; over all trials where none are given."""
+    parts = [slice(None)] if sets is None else sets
+    return float(np.mean([eer(scores[rows], labels[rows])[0] for rows in parts]))
+
+
+def front(tried: Sequence[Trade]) -> list[Trade]:
+    """The trades that no other beats in both EER and cost, cheapest first."""
+    best: list[Trade] = []
+    for trade in sorted(tried, key=lambda one: (one.cost, one.eer, one.distances)):
+        if not best or trade.eer < best[-1].eer:
+            best.append(trade)
+    return best
+
+
+def cheapest(tried: Sequence[Trade], last: float, most: float) -> Trade:
+    """The cheapest trade that keeps within `most` of the last stage's EER, to either side, and all wider gates too.
+
+    tried: with infinite gates among them, whose EER is the last stage's. An EER far below the last stage's is no better
+    than one above it: neither follows that stage, and neither lasts on other trials.
+    """
+    near = np.array([abs(trade.eer - last) <= most + 1e-12 for trade in tried])
+    far = np.array([trade.distances for trade in tried])
+    fit = [trade for trade, one in zip(tried, far, strict=True) if near[(far >= one).all(axis=1)].all()]
+    if not fit:
+        raise BadInput(
+            f"gates: none of {len(tried)} choices keeps to the last stage's EER; infinite gates must be tried"
+        )
+    return min(fit, key=lambda one: (one.cost, abs(one.eer - last)))
+
+
+def best_within(tried: Sequence[Trade], last: float, most_cost: float) -> Trade:
+    """The trade whose EER is nearest to the last stage's, of those that cost at most `most_cost`; widest where equal.
+
+    Raises BadInput, naming the least cost there is.
+    """
+    fit = [trade for trade in tried if trade.cost <= most_cost + 1e-12]
+    if not fit:
+        least = min(trade.cost for trade in tried)
+        raise BadInput(f"gates: no choice costs {most_cost:g} a trial; the first stage alone costs {least:g}")
+    return min(fit, key=lambda one: (abs(one.eer - last), -one.cost))
+
+
+# ---- gates that keep to a bound on disagreement
+
+
+def at_most(errors: int, trials: int, confidence: float) -> float:
+    """Upper end of the one-sided Clopper-Pearson interval of a share: `errors` of `trials` were seen."""
+    low, high = errors / trials if trials else 0.0, 1.0
+    if errors >= trials:
+        return 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _so_few(errors, trials, middle) > 1 - confidence:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def fewest_trials(risk: float, confidence: float) -> int:
+    """Trials without any error that are needed before a share is known to be at most `risk`."""
+    return math.ceil(math.log(1 - confidence) / math.log(1 - risk))
+
+
+def safe_gates(
+    scores: Sequence[ArrayLike], maps: Sequence[Map], threshold: float, risk: float, confidence: float = 0.95
+) -> list[Gate]:
+    """The gates that answer most, while at most a share `risk` of a stage's answers would be another by the last stage.
+
+    scores: (trials,) for each stage, unmapped. A stage accepts where its mapped score is at least `threshold`. For its
+    accepts and its rejects apart, thresholds a fixed STEP apart on its own scale are tested from the outside in: of the
+    trials beyond, do so few disagree with the last stage that a share of `risk` is refuted (binomial test at the level
+    (1 - confidence) / number of sides of all gates)? The walk begins where trials are enough to tell and ends at the
+    first test that fails, so no correction for the number of tests is needed (fixed-sequence testing, as in
+    Angelopoulos et al., arXiv 2110.01052). A later stage is tested on the trials that reach it. So, with `confidence`,
+    on trials like these, P(the last stage answers otherwise | this stage answers) <= risk for every stage and both
+    answers at once, and so for the whole cascade. `below` and `above` of a gate are Clopper-Pearson bounds at that
+    level. Trials are taken as independent: those that share speakers tell less than their number. Raises BadInput where
+    not even the first stage may answer. Ours: none of the four papers has it.
+    """
+    agreed = np.asarray(scores[-1], dtype=np.float64) >= threshold
+    level = (1 - confidence) / (2 * (len(scores) - 1))
+    left = np.arange(len(agreed))
+    gates: list[Gate] = []
+    for row, to_last in zip(scores[:-1], maps[:-1], strict=True):
+        values, accepted = np.asarray(row, dtype=np.float64)[left], agreed[left]
+        turn = float(to_last.back(threshold))
+        low, below = _edge(-values, accepted, -turn, risk, level)
+        high, above = _edge(values, ~accepted, turn, risk, level)
+        upper = float(to_last(high))
+        gates.append(Gate(min(float(to_last(-low)), upper), upper, below, above))
+        left = left[~gates[-1].stops(to_last(values))]
+    if gates[0].below is None and gates[0].above is None:
+        raise BadInput(
+            f"gates: trials are too few, or too many disagree, for a share of {100 * risk:g} %; it takes"
+            f" {fewest_trials(risk, 1 - level)} trials of one answer or more, of {len(agreed)}; allow more"
+        )
+    return gates
+
+
+def _edge(values: Real, wrong: NDArray[np.bool_], turn: float, risk: float, level: float) -> tuple[float, float | None]:
+    """The lowest threshold, not below `turn`, such that it and all tested before it pass, and the bound there.
+
+    wrong: (trials,) whether the last stage answers otherwise. Infinity and None when the first test fails.
+    """
+    order = np.argsort(-values)
+    ranked, errors = -values[order], np.concatenate([[0], np.cumsum(wrong[order])])
+    edge, passed = math.inf, None
+    for step in range(int((1 - turn) / STEP) + 1):
+        threshold = 1 - step * STEP
+        beyond = int(np.searchsorted(ranked, -threshold, side="left"))
+        if (1 - risk) ** beyond > level:
+            continue
+        seen = int(errors[beyond])
+        if _so_few(seen, beyond, risk) > level:
+            break
+        edge, passed = threshold, (seen, beyond)
+    return edge, at_most(*passed, 1 - level) if passed else None
+
+
+def _so_few(errors: int, trials: int, share: float) -> float:
+    """P(at most `errors` of `trials`), each with probability `share`."""
+    if not 0 < share < 1:
+        return float(share <= 0 or errors >= trials)
+    counts = np.arange(1, errors + 1)
+    ways = np.concatenate([[0.0], np.cumsum(np.log((trials - counts + 1) / counts))])
+    several = np.arange(errors + 1)
+    terms = ways + several * math.log(share) + (trials - several) * math.log1p(-share)
+    return min(1.0, float(np.exp(terms).sum()))

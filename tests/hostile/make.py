@@ -1,0 +1,179 @@
+"""Writes checkpoints that mean harm or are broken: python tests/hostile/make.py FOLDER
+
+They are made anew wherever they are needed; none is kept. `FILES` says which error each must give.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+ZEROS = 1 << 28  # bytes that a bomb unfolds to
+GLOBALS = {
+    "tensor": b"ctorch._utils\n_rebuild_tensor_v2\n",
+    "storage": b"ctorch\nFloatStorage\n",
+}
+
+
+def tensor(key: str, shape: tuple[int, ...], strides: tuple[int, ...], held: int) -> bytes:
+    """Pickle opcodes of one float tensor, as torch.save writes it."""
+    reference = b"(" + text("storage") + GLOBALS["storage"] + text(key) + text("cpu") + integer(held) + b"tQ"
+    rest = integer(0) + numbers(shape) + numbers(strides) + b"\x89" + b"ccollections\nOrderedDict\n)R"
+    return GLOBALS["tensor"] + b"(" + reference + rest + b"tR"
+
+
+def text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def integer(value: int) -> bytes:
+    return b"\x8a\x08" + struct.pack("<q", value)
+
+
+def numbers(values: tuple[int, ...]) -> bytes:
+    return b"(" + b"".join(map(integer, values)) + b"t"
+
+
+def dictionary(entries: dict[str, bytes]) -> bytes:
+    return b"\x80\x02}(" + b"".join(text(name) + value for name, value in entries.items()) + b"u."
+
+
+def archive(path: Path, content: bytes, data: dict[str, bytes], compressed: bool = False) -> None:
+    """A zip as torch.save writes it."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED) as made:
+        made.writestr("archive/data.pkl", content)
+        for key, values in data.items():
+            made.writestr(f"archive/data/{key}", values)
+
+
+class Calls:
+    """Asks whoever unpickles it to call a function."""
+
+    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
+        self.how = (function, arguments)
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return self.how
+
+
+def code(path: Path) -> None:
+    archive(path, pickle.dumps({"conv1.weight": Calls(exec, f"open({str(path.with_suffix('.ran'))!r}, 'w')")}, 2), {})
+
+
+def code_new_protocol(path: Path) -> None:
+    archive(path, pickle.dumps({"x": Calls(eval, "1")}, 4), {})
+
+
+def code_without_zip(path: Path) -> None:
+    path.write_bytes(pickle.dumps(Calls(print, "ran"), 2))
+
+
+def code_by_getattr(path: Path) -> None:
+    archive(path, b"\x80\x02cbuiltins\ngetattr\n(cos\nsystem\nX\x01\x00\x00\x00xtR.", {})
+
+
+def zip_bomb(path: Path) -> None:
+    content = dictionary({"conv1.weight": tensor("0", (ZEROS // 4,), (1,), ZEROS // 4)})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
+        made.writestr("archive/data.pkl", content)
+        with made.open("archive/data/0", "w", force_zip64=True) as entry:
+            for _ in range(ZEROS >> 24):
+                entry.write(bytes(1 << 24))
+
+
+def repeated_storage(path: Path) -> None:
+    content = dictionary({"conv1.weight": tensor("0", (1 << 20, 1 << 12), (0, 0), 1)})
+    archive(path, content, {"0": bytes(4)})
+
+
+def larger_than_its_storage(path: Path) -> None:
+    archive(path, dictionary({"conv1.weight": tensor("0", (64, 64), (64, 1), 4096)}), {"0": bytes(64)})
+
+
+def missing_storage(path: Path) -> None:
+    archive(path, dictionary({"conv1.weight": tensor("9", (4,), (1,), 4)}), {})
+
+
+def memo(path: Path) -> None:
+    archive(path, b"\x80\x02}r\xff\xff\xff\x7f.", {})
+
+
+def truncated(path: Path) -> None:
+    archive(path, dictionary({"conv1.weight": tensor("0", (64,), (1,), 64)}), {"0": bytes(256)})
+    path.write_bytes(path.read_bytes()[:300])
+
+
+def truncated_pickle(path: Path) -> None:
+    archive(path, dictionary({"conv1.weight": tensor("0", (64,), (1,), 64)})[:40], {"0": bytes(256)})
+
+
+def torchscript(path: Path) -> None:
+    archive(path, b"\x80\x02}.", {})
+    with zipfile.ZipFile(path, "a") as made:
+        made.writestr("archive/code/__torch__.py", "class Net(Module): ...")
+
+
+def long_header(path: Path) -> None:
+    path.write_bytes(struct.pack("<Q", 2 << 30) + b"{" + bytes(64))
+
+
+def offsets(path: Path) -> None:
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1 << 20], "data_offsets": [0, 4 << 20]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(16))
+
+
+def nested(path: Path) -> None:
+    path.write_bytes(struct.pack("<Q", 200_000) + b'{"a":' + b"[" * 199_995)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def noise(path: Path) -> None:
+    path.write_bytes(np.random.default_rng(0).bytes(4096))
+
+
+def no_tensors(path: Path) -> None:
+    archive(path, b"\x80\x02}(X\x05\x00\x00\x00epochK\x03u.", {})
+
+
+FILES: dict[str, tuple[Callable[[Path], None], str, str]] = {  # name: maker, error, a part of its message
+    "code.pt": (code, "UnsafeCheckpoint", "exec"),
+    "code_new_protocol.pt": (code_new_protocol, "UnsafeCheckpoint", "eval"),
+    "code_without_zip.pt": (code_without_zip, "UnsafeCheckpoint", "print"),
+    "code_by_getattr.pt": (code_by_getattr, "UnsafeCheckpoint", "getattr"),
+    "zip_bomb.pt": (zip_bomb, "UnsafeCheckpoint", "compressed"),
+    "repeated_storage.pt": (repeated_storage, "UnsafeCheckpoint", "made of only"),
+    "larger_than_its_storage.pt": (larger_than_its_storage, "UnsafeCheckpoint", "cut off"),
+    "missing_storage.pt": (missing_storage, "BadCheckpoint", "damaged"),
+    "memo.pt": (memo, "UnsafeCheckpoint", "memo"),
+    "truncated.pt": (truncated, "BadCheckpoint", "damaged"),
+    "truncated_pickle.pt": (truncated_pickle, "BadCheckpoint", "damaged"),
+    "torchscript.zip": (torchscript, "UnsafeCheckpoint", "TorchScript"),
+    "long_header.safetensors": (long_header, "UnsafeCheckpoint", "header"),
+    "offsets.safetensors": (offsets, "UnsafeCheckpoint", "does not fit"),
+    "nested.safetensors": (nested, "BadCheckpoint", "cannot be read|damaged"),
+    "empty.pt": (empty, "BadCheckpoint", "neither"),
+    "noise.pt": (noise, "BadCheckpoint", "neither"),
+    "no_tensors.pt": (no_tensors, "BadCheckpoint", "no tensors"),
+}
+
+
+def make(folder: Path) -> list[Path]:
+    """Write all of them; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (maker, _, _) in FILES.items():
+        maker(folder / name)
+    return [folder / name for name in FILES]
+
+
+if __name__ == "__main__":
+    print("\n".join(map(str, make(Path(sys.argv[1])))))

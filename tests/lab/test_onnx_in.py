@@ -1,0 +1,181 @@
+"""Published .onnx → file: no architecture code, the torch network that was exported is the oracle."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from sottovoce.audio.features import preset
+from sottovoce.audio.talker import talker
+from sottovoce.errors import BadInput, BadModel, BadPlan
+from sottovoce.export import describe, plain, read_weights
+from sottovoce.lab import onnx_in, posttraining
+from sottovoce.networks.frontend import FrontEnd
+from sottovoce.runtime.engine import load
+
+sys.path.insert(0, str(Path(__file__).parent))
+import published
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("published")
+
+
+@pytest.fixture(scope="module")
+def exported(folder):
+    """A function: the .onnx of a family and the network it was made of, exported once."""
+    made: dict[str, tuple[Path, torch.nn.Module]] = {}
+
+    def get(name: str) -> tuple[Path, torch.nn.Module]:
+        if name not in made:
+            path = folder / f"{name}.onnx"
+            made[name] = (path, published.export(name, path))
+        return made[name]
+
+    return get
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(posttraining, "CROPS", (8, 8))
+    monkeypatch.setattr(posttraining, "CROP_S", 0.5)
+    monkeypatch.setattr(posttraining, "HELD_S", 0.5)
+
+
+def unit(network: torch.nn.Module, name: str, wave: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return torch.nn.functional.normalize(network(published.inputs(name, wave[None])))[0].numpy()
+
+
+def features(wave: np.ndarray) -> np.ndarray:
+    return FrontEnd(preset("wespeaker"))(torch.from_numpy(wave)[None]).numpy()
+
+
+@pytest.mark.parametrize("name", published.FAMILIES)
+def test_what_is_read_is_the_network(exported, name: str) -> None:
+    path, network = exported(name)
+    found = onnx_in.read(path, "wespeaker")
+    embed = onnx_in.embedder(found.graph)
+    assert found.dim == 16
+    weights = [m for m in network.modules() if isinstance(m, (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Linear))]
+    assert sorted(found.graph.constants[f"{layer}.weight"].size for layer in found.layers) == sorted(
+        layer.weight.numel() for layer in weights
+    )
+    for seconds in (0.7, 1.3):
+        wave = talker(seconds, seed=21)
+        assert np.abs(embed(features(wave)) - unit(network, name, wave)).max() < 1e-5
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize("name", published.FAMILIES)
+def test_the_file_keeps_its_contract(quick: None, exported, corpus: Path, tmp_path: Path, name: str, bits: int) -> None:
+    path, network = exported(name)
+    out = tmp_path / "m.onnx"
+    report = onnx_in.compress(path, out=out, bits=bits, data=corpus, utterances=15, front_end="wespeaker")
+    wave = talker(1.0, seed=31)
+    assert embedding(onnx.load(out), wave).tobytes() == embedding(plain(onnx.load(out)), wave).tobytes()
+    model = load(out, check=True)
+    assert float(model.embed(wave) @ unit(network, name, wave)) > {8: 0.98, 4: 0.8, 2: 0.3}[bits]
+    told = describe(out)
+    assert told["weights_match"]
+    assert {entry.bits for entry in read_weights(out).values()} <= {8, bits}
+    assert told["float_layers"] == []
+    assert report["float_layers"] == []
+    drift = [stage["drift"] for stage in report["stages"]]
+    assert len(drift) == 2
+    assert bits == 8 or drift[1] < drift[0]
+
+
+def embedding(model: onnx.ModelProto, wave: np.ndarray) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")  # exact sums without VNNI too
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, {"wave": wave[None]})[0]
+
+
+@pytest.mark.parametrize("opset", [11, 13])
+def test_older_opsets_are_read(exported, folder: Path, opset: int) -> None:
+    _, network = exported("pre-activation")
+    published.export("pre-activation", folder / "old.onnx", network, opset)
+    embed = onnx_in.embedder(onnx_in.read(folder / "old.onnx", "wespeaker").graph)
+    wave = talker(0.8, seed=4)
+    assert np.abs(embed(features(wave)) - unit(network, "pre-activation", wave)).max() < 1e-5
+
+
+def small(op: str = "Relu", shape: tuple[object, ...] = ("B", "T", 80), **attributes: object) -> onnx.ModelProto:
+    """(B, T, 80) → op → mean over time → matrix product → (B, 4)."""
+    weight = np.random.default_rng(0).standard_normal((80, 4)).astype(np.float32)
+    nodes = [
+        helper.make_node(op, ["x"], ["y"], **attributes),
+        helper.make_node("ReduceMean", ["y"], ["m"], axes=[1], keepdims=0),
+        helper.make_node("MatMul", ["m", "w"], ["e"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("e", TensorProto.FLOAT, ("B", 4))],
+        [onnx.numpy_helper.from_array(weight, "w")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def written(model: onnx.ModelProto, folder: Path, **notes: str) -> Path:
+    for key, value in notes.items():
+        model.metadata_props.add(key=key, value=value)
+    path = folder / "given.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("op", ["HardSigmoid", "Elu", "Softplus"])
+def test_other_operators_are_listed_never_fatal(quick: None, corpus: Path, tmp_path: Path, op: str) -> None:
+    path = written(small(op), tmp_path, framework="wespeaker", language="English")
+    report = onnx_in.compress(path, out=tmp_path / "m.onnx", bits=4, data=corpus, utterances=12)
+    assert report["float_operators"][op] == 1
+    assert report["front_end"] == "wespeaker"
+    told = load(tmp_path / "m.onnx", check=True).metadata["provenance"]
+    assert told["source_metadata"] == {"framework": "wespeaker", "language": "English"}
+
+
+def test_a_shared_weight_stays_in_float_and_is_named(quick: None, corpus: Path, tmp_path: Path) -> None:
+    model = small(shape=("B", 80, "T"))
+    square = np.random.default_rng(1).standard_normal((80, 80, 1)).astype(np.float32) / 9
+    model.graph.initializer.append(onnx.numpy_helper.from_array(square, "twice"))
+    model.graph.node[1].CopyFrom(helper.make_node("ReduceMean", ["y2"], ["m"], axes=[2], keepdims=0))
+    for turn in range(2):
+        model.graph.node.insert(1 + turn, helper.make_node("Conv", ["y" + "1" * turn, "twice"], [f"y{turn + 1}"]))
+    path = written(model, tmp_path, framework="wespeaker")
+    report = onnx_in.compress(path, out=tmp_path / "m.onnx", bits=8, data=corpus, utterances=12)
+    assert report["float_layers"] == ["twice"]
+    assert len(describe(tmp_path / "m.onnx")["layers"]) == 1
+
+
+def test_the_front_end_must_be_known(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="name a front end"):
+        onnx_in.read(written(small(), tmp_path))
+    with pytest.raises(BadInput, match="unknown"):
+        onnx_in.read(written(small(), tmp_path), "kaldi-like")
+    with pytest.raises(BadInput, match="64"):
+        onnx_in.read(written(small(shape=("B", "T", 64)), tmp_path), "wespeaker")
+    with pytest.raises(BadModel, match="4 axes"):
+        onnx_in.read(written(small(shape=("B", 1, "T", 80)), tmp_path), "wespeaker")
+
+
+def test_bad_requests_are_refused_before_any_work(tmp_path: Path) -> None:
+    path = written(small(), tmp_path, framework="wespeaker")
+    for wrong in ({}, {"bits": 4, "plan": "*=kmeans2"}):
+        with pytest.raises(BadInput, match="one of the two"):
+            onnx_in.compress(path, out=tmp_path / "m.onnx", **wrong)
+    with pytest.raises(BadPlan, match="fits no layer"):
+        onnx_in.compress(path, out=tmp_path / "m.onnx", plan="layer9=kmeans2; *=kmeans4")
+    with pytest.raises(BadInput, match="folder"):
+        onnx_in.compress(path, out=tmp_path / "none" / "m.onnx", bits=4)
