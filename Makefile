@@ -42,9 +42,11 @@ architecture: $(READY)
 tables: $(READY)
 	$(BIN)/python scripts/tables.py
 
-# One page of every result that is in the repository.
+# One page of every result that is in the repository. scores_*.npz are written by `sotto evaluate --scores` on the five
+# development lists, for the shipped model and for `sotto export models/ecapa256.safetensors`; inspect.json is
+# `sotto inspect --json` of the shipped model.
 report: $(READY)
-	$(BIN)/sotto report results/*.json --out docs/report.html
+	$(BIN)/sotto report $(wildcard results/*.json results/*.npz) --out docs/report.html
 
 # The base install alone: nothing of torch or onnx may be there, and everything that verifies must work.
 base: $(BASE_READY)

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from sottovoce.lab import figures, page
 from sottovoce.lab.page import Section
 from sottovoce.lab.report_words import count, decimal, file_name, filled, percent
-from sottovoce.lab.sources import Found, Json
+from sottovoce.lab.sources import Found, Json, Source
 
 WINDOWS = 160  # points of a loss curve
 MOST_COLUMNS = 14  # of a table made from any rows
@@ -23,30 +23,42 @@ def speed(found: Found) -> Section | None:
     """Time of a recording, by file and peer, in the run that measured both."""
     parts: list[str] = []
     data: list[Json] = []
-    heads = ["what", "audio s", "median ms", "least ms", "processor ms", "time over this file's", "bytes", "load ms"]
-    for index, source in enumerate(found.of("timing")):
-        rows = source.content["rows"]
+    for index, (source, name, rows) in enumerate(_timed(found)):
         machine = source.content.get("machine") or {}
-        told = (
-            f"{source.content.get('threads', 1)} thread(s) on {machine.get('processor', 'a machine that is not named')}"
-        )
-        cells = [
-            [
-                str(row["name"]),
-                f"{row['seconds']:g}",
-                *(decimal(row.get(key), 2) for key in ("median_ms", "min_ms", "cpu_ms", "ratio")),
-                count(row.get("bytes")),
-                decimal(row.get("load_ms"), 1),
-            ]
-            for row in rows
-        ]
-        parts.append(_times_figure(f"speed-{index}", f"{file_name(source.content)}: {told}.", rows))
-        parts.append(page.table("Time of a recording, waveform in, embedding out", heads, cells))
-        data.append({"source": source.name, "rows": rows})
+        words = f"{name}, on {machine.get('processor', 'a machine that is not named')}."
+        parts += [_times_figure(f"speed-{index}", words, rows), page.table(f"Times of {name}", *_time_rows(rows))]
+        data.append({"source": source.name, "model": name, "rows": rows})
     for source in found.of("contract"):
         parts += [page.heading(source.name), page.table("What any file keeps to", *_contract(source.content["rows"]))]
         data.append({"source": source.name, "rows": source.content["rows"]})
     return Section("speed", "Speed", parts, data) if parts else None
+
+
+def _timed(found: Found) -> Iterator[tuple[Source, str, Sequence[Json]]]:
+    """Each model that was timed, with its rows and those of its peers."""
+    for source in found.of("timing"):
+        yield source, file_name(source.content), source.content["rows"]
+    for source in found.of("timings"):
+        for name, one in source.content["networks"].items():
+            bits = f" in {one['bits']} bits" if one.get("bits") else ""
+            yield source, f"{name}{bits}", one["rows"]
+
+
+def _time_rows(rows: Sequence[Json]) -> tuple[list[str], list[list[str]]]:
+    heads = ["what", "audio s", "threads", "median ms", "least ms", "processor ms", "time over this file's", "bytes"]
+    cells = [
+        [
+            str(row["name"]),
+            f"{row['seconds']:g}",
+            count(row.get("threads")),
+            *(decimal(row.get(key), 2) for key in ("median_ms", "min_ms", "cpu_ms", "ratio")),
+            count(row.get("bytes")),
+            decimal(row.get("load_ms"), 1),
+            decimal(row.get("peak_mb"), 1),
+        ]
+        for row in rows
+    ]
+    return filled([*heads, "load ms", "peak MB"], cells)
 
 
 def _contract(rows: Sequence[Json]) -> tuple[list[str], list[list[str]]]:

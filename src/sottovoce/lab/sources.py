@@ -89,6 +89,7 @@ KINDS: dict[str, tuple[Callable[[Json], bool], str]] = {
     "calibrations": (lambda one: "pooled" in _first_value(one.get("models")), "benchmarks/calibration.py"),
     "contract": (_rows("rows", "network", "packed_bytes", "limit_bytes"), "benchmarks/file_contract.py"),
     "timing": (_rows("rows", "name", "seconds", "median_ms"), "sotto bench --json"),
+    "timings": (lambda one: "rows" in _first_value(one.get("networks")), "benchmarks/peers.py"),
     "demo": (_rows("rows", "weights", "size_ratio"), "sotto demo --json"),
     "compression": (_keys("cosine_to_checkpoint", "plan", "bytes"), "sotto compress --json"),
     "measurement": (
