@@ -145,7 +145,7 @@ def _grid_of(cells: Sequence[Results], first: Results) -> str:
 
 
 def paper_a() -> str:
-    """8 bits in one group of layers at a time, then in the smallest file within the loss of EER, then our own widths."""
+    """8 bits in one group of layers at a time, in the smallest file within the loss of EER, and our own widths."""
     found = results("paper_a")
     rows = [[row["group"], *_against_float(row)] for row in found["table"]]
     rows.append([f"chosen: {', '.join(found['chosen']['groups'])}", *_against_float(found["chosen"])])
