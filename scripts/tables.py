@@ -144,6 +144,29 @@ def _grid_of(cells: Sequence[Results], first: Results) -> str:
     return markdown([f"float: {percent(first['mean_eer'])}", *(f"{bits} bits" for bits in widths)], rows)
 
 
+def paper_a() -> str:
+    """8 bits in one group of layers at a time, in the smallest file within the loss of EER, and our own widths."""
+    found = results("paper_a")
+    rows = [[row["group"], *_against_float(row)] for row in found["table"]]
+    rows.append([f"chosen: {', '.join(found['chosen']['groups'])}", *_against_float(found["chosen"])])
+    names = {Path(name).stem for name in found["lists"]}
+    models = results("real")["models"]
+    base = _mean_of(models[0], names)
+    for model in (m for m in models[1:] if m["name"] in ("8 bits", "4 bits", "3 bits")):
+        change, share = _mean_of(model, names) - base, 1 - model["bytes"] / models[0]["bytes"]
+        rows.append([f"`sotto compress`, {model['name']}", f"{100 * share:.2f} %", f"{100 * change:+.2f}"])
+    return markdown(["8 bits in", "bytes saved", "EER, absolute in %"], rows)
+
+
+def _against_float(row: Results) -> list[str]:
+    return [f"{100 * row['share_saved']:.2f} %", f"{100 * row['eer_change']:+.2f}"]
+
+
+def _mean_of(model: Results, names: set[str]) -> float:
+    """Mean EER over the lists of these names."""
+    return mean(one["eer"] for one in model["lists"] if Path(one["list"]).stem in names)
+
+
 def file_contract() -> str:
     """Size, identity and speed of files with random weights, as benchmarks/file_contract.py measures them."""
     rows = [
@@ -240,6 +263,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench": bench,
     "file-contract": file_contract,
     "frontend": frontend,
+    "paper-a": paper_a,
     "quantizers": quantizers,
     "quantizers-pairs": quantizers_pairs,
     "real": real,

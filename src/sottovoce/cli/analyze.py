@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from sottovoce.cli.frame import ENGINE, WORKERS, command, lab_extra, options
+from sottovoce.cli.frame import ENGINE, WORKERS, as_typed, command, lab_extra, options
 from sottovoce.cli.show import interval, percent, show, table
 from sottovoce.errors import BadInput
 
 OUT = click.option("--out", type=click.Path(dir_okay=False), help="Also write the report here, as JSON.")
 DRAWS = click.option("--draws", type=click.IntRange(0), default=1000, show_default=True, help="Bootstrap; 0: none.")
-
-
-def _call() -> str:
-    """This call as it was typed."""
-    return shlex.join(["sotto", *sys.argv[1:]])
 
 
 def _numbers(text: str, option: str) -> list[float]:
@@ -64,7 +57,7 @@ def drift_command(
     from sottovoce.lab.drift import drift
 
     bounds = _numbers(edges, "--edges")
-    report = drift(files, trials, audio, edges=bounds, command=_call(), **settings)
+    report = drift(files, trials, audio, edges=bounds, command=as_typed(), **settings)
     show(report, as_json, _drift(report))
 
 
@@ -149,7 +142,9 @@ def analyze_command(checkpoint: str, bits: str | None, plan: str | None, as_json
 
     with lab_extra("analysis"):
         from sottovoce.lab.analyze import analyze
-    report = analyze(checkpoint, bits=int(bits) if bits else None, plan=_plan_text(plan), command=_call(), **settings)
+    report = analyze(
+        checkpoint, bits=int(bits) if bits else None, plan=_plan_text(plan), command=as_typed(), **settings
+    )
     show(report, as_json, _analysis(report))
 
 
@@ -235,7 +230,7 @@ def probe_command(
         from sottovoce.lab.probe import Probe, chosen_labels, probe
     how = Probe(hidden=hidden, steps=steps, folds=folds, seed=seed)
     wanted = chosen_labels(labels, edges, parts)
-    report = probe(files, manifest, wanted, audio, settings=how, command=_call(), **settings)
+    report = probe(files, manifest, wanted, audio, settings=how, command=as_typed(), **settings)
     show(report, as_json, _probe(report))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -73,6 +75,11 @@ def options(listed: Sequence[Callable[[F], F]]) -> Callable[[F], F]:
         return function
 
     return add
+
+
+def as_typed() -> str:
+    """This call, for reports that say how they were made."""
+    return shlex.join(["sotto", *sys.argv[1:]])
 
 
 @contextmanager

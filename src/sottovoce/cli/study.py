@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from sottovoce.cli.frame import command, lab_extra
+from sottovoce.cli.frame import as_typed, command, lab_extra
 from sottovoce.cli.show import percent, show, table
 
 
@@ -55,6 +55,7 @@ def sweep_command(
         utterances=utterances,
         draws=draws,
         seed=seed,
+        command=as_typed(),
     )
     show(report, as_json, _sweep(report))
 

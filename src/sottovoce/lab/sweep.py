@@ -28,6 +28,7 @@ from sottovoce.audio.features import preset
 from sottovoce.audio.wav import read
 from sottovoce.errors import BadAudio, BadInput, BadList
 from sottovoce.lab import checkpoint as checkpoints
+from sottovoce.lab.bench import machine, versions
 from sottovoce.lab.compress import LONGEST_S, RATE, recordings
 from sottovoce.lab.evaluate import embed_names, measure, readable
 from sottovoce.lab.groups import Group, parse_groups, plan_of, stages
@@ -55,14 +56,15 @@ def sweep(
     draws: int = 1000,
     seed: int = 0,
     quiet: bool = False,
+    command: str = "",
 ) -> dict[str, Any]:
     """Measure every group alone, then add groups greedily; returns the report, which `out` (JSON) also holds.
 
     data: folder or manifest of training recordings that ranges are observed on.   trials, audio: lists and their root;
     EER is the mean over lists, a fraction.   groups: as `parse_groups`; None = the stages of the network.
     max_eer_loss: absolute, a fraction.   draws: of the bootstrap, 0 = no intervals.   A measured set stays in `out`, so
-    that a stopped sweep goes on; an `out` of other settings is refused. Raises BadPlan, BadInput, BadList,
-    BadCheckpoint before any work.
+    that a stopped sweep goes on; an `out` of other settings is refused.   command: for the report. Raises BadPlan,
+    BadInput, BadList, BadCheckpoint before any work.
     """
     loaded = checkpoints.load(checkpoint)
     if loaded.plan:
@@ -96,6 +98,9 @@ def sweep(
     steps = greedy(chosen, measured, max_eer_loss)
     report = {
         "what": "8-bit weights and activations in groups of layers, the rest float; every set measured as a file",
+        "command": command,
+        "machine": machine(),
+        "versions": versions(),
         "complete": True,
         "checkpoint": str(checkpoint),
         "lists": [one.name for one in bench.lists],
