@@ -341,7 +341,9 @@ def test_a_model_is_told_from_a_recording(tmp_path: Path, name: str, content: by
 
 def test_export_takes_the_result_of_a_run_folder(stand_in: Any, tmp_path: Path) -> None:
     asked = []
-    stand_in("lab.compress", export=lambda path, **_: asked.append(path) or {"model": "m.onnx", "bytes": 1})
+    stand_in(
+        "lab.compress", export=lambda path, **_: asked.append(path) or {"model": "m.onnx", "bytes": 1, "plan": "float"}
+    )
     assert sotto("export", tmp_path, "--out", "m.onnx", "--float").exit_code == 0
     assert sotto("export", "c.safetensors", "--out", "m.onnx").exit_code == 0
     assert asked == [tmp_path / "model.safetensors", Path("c.safetensors")]

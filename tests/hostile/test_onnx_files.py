@@ -24,7 +24,7 @@ import onnx_files
 
 SOURCE = Path(__file__).parents[2] / "src"
 CHILD = """
-import json, resource, sys, time
+import json, sys, time
 from sottovoce.errors import BadModel
 from sottovoce.export.source import read_source
 found = {}
@@ -35,7 +35,7 @@ for path in sys.argv[1:]:
         told = "taken"
     except BadModel as error:
         told = str(error)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
     found[path] = [told, time.process_time() - began, peak]
 print(json.dumps(found))
 """
