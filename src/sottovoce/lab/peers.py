@@ -118,11 +118,15 @@ def torch_runner(path: Path, threads: int, encoder: nn.Module | None = None) -> 
     metadata = load(path).metadata
     network = (build(**metadata["provenance"]["network"]) if encoder is None else encoder).eval()
     features = FrontEnd(metadata["front_end"]["name"])
-    torch.set_num_threads(threads)
 
     def run(wave: Array) -> object:
-        with torch.inference_mode():
-            return torch.nn.functional.normalize(network(features(torch.from_numpy(wave)[None])))
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)  # of the process, so others get theirs back
+        try:
+            with torch.inference_mode():
+                return torch.nn.functional.normalize(network(features(torch.from_numpy(wave)[None])))
+        finally:
+            torch.set_num_threads(before)
 
     return run
 
