@@ -125,6 +125,27 @@ def quantizers_pairs() -> str:
     return markdown(["against", "EER of ours"], rows)
 
 
+def quantizers_stress() -> str:
+    """Methods at 2 and 1 bits on the lists as they are and under stress, against the same float network."""
+    models = results("quantizers_stress")["models"]
+    rows = [
+        [
+            model["name"].partition(", seed")[0],
+            *(percent(mean(one["eer"] for one in part)) for part in _apart(model)),
+            change(model) if model is not models[0] else "",
+            f"{model['bytes']:,}",
+        ]
+        for model in models
+    ]
+    return markdown(["method", "mean EER", "under stress", "both, against float", "bytes"], rows)
+
+
+def _apart(model: Results) -> tuple[list[Results], list[Results]]:
+    """The lists as they are, and those under stress."""
+    hard = [one for one in model["lists"] if one["list"].endswith("-stress.txt")]
+    return [one for one in model["lists"] if one not in hard], hard
+
+
 def _grid_of(cells: Sequence[Results], first: Results) -> str:
     """Methods by widths; the float network's own rate in the heading."""
     widths = sorted({cell["bits"] for cell in cells}, reverse=True)
@@ -266,6 +287,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "paper-a": paper_a,
     "quantizers": quantizers,
     "quantizers-pairs": quantizers_pairs,
+    "quantizers-stress": quantizers_stress,
     "real": real,
     "real-lists": real_lists,
     "sherpa": sherpa,
