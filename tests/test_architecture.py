@@ -63,6 +63,7 @@ WITHOUT_TORCH = [
     "lab/sources.py",
     "lab/subgroups.py",
     "lab/pickles.py",
+    "lab/shapes.py",
     "lab/toolkits.py",
     "lab/trials.py",
 ]

@@ -33,6 +33,8 @@ def kaldi(
     ("name", "options"),
     [
         ("wespeaker", {}),
+        ("wespeaker-72", {"mels": 72}),
+        ("wespeaker-60", {"mels": 60}),
         ("paper-c", {"mels": 64}),
         ("kiwano", {"window": "povey", "energy": True}),
         ("3dspeaker", {"window": "povey", "scale": 1.0}),
@@ -81,12 +83,17 @@ def test_equals_speechbrain_step_by_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "mels", "low", "high"),
-    [("taoruijie", 80, 20, 7600), ("voxceleb_trainer", 64, 0, 8000), ("voxceleb_trainer-40", 40, 0, 8000)],
+    ("name", "mels", "low", "high", "emphasis"),
+    [
+        ("taoruijie", 80, 20, 7600, 0.97),
+        ("voxceleb_trainer", 64, 0, 8000, 0.97),
+        ("voxceleb_trainer-40", 40, 0, 8000, 0.97),
+        ("voxceleb_trainer-plain", 40, 0, 8000, 0.0),
+    ],
 )
-def test_equals_torchaudio_step_by_step(name: str, mels: int, low: float, high: float) -> None:
+def test_equals_torchaudio_step_by_step(name: str, mels: int, low: float, high: float, emphasis: float) -> None:
     wave = talker(2.0, seed=9)
-    emphasised = wave - 0.97 * np.concatenate([wave[1:2], wave[:-1]])
+    emphasised = wave - emphasis * np.concatenate([wave[1:2], wave[:-1]])
     logs = np.log(power(emphasised, 512, "reflect") @ hertz_filters(512, mels, low, high, equal_sides=False) + 1e-6)
     ours = FrontEnd(name)(torch.from_numpy(wave)[None])[0].numpy()
     np.testing.assert_allclose(ours, (logs - logs.mean(axis=0)).T, atol=1e-3)
@@ -132,7 +139,7 @@ def test_too_short_is_an_error() -> None:
 
 
 def test_unknown_names_are_errors() -> None:
-    with pytest.raises(BadInput, match="wespeaker, paper-c, kiwano, 3dspeaker"):
+    with pytest.raises(BadInput, match="wespeaker, wespeaker-72, wespeaker-60, paper-c, kiwano, 3dspeaker"):
         FrontEnd("kaldi")
     with pytest.raises(BadInput, match="hamming"):
         dft_kernel(FrontEndConfig("x", window="gauss"))

@@ -74,6 +74,7 @@ DECIBEL = float(10 / np.log(10))  # of a power, for one unit of its natural loga
 
 
 _CLOVA: dict[str, Any] = {"edges": "reflect", "pre_emphasis_of": "wave", "log_floor": 0.0, "log_offset": 1e-6}
+_PLAIN: dict[str, Any] = {"pre_emphasis_of": "frame", "preemphasis": 0.0}
 
 
 def _torchaudio(name: str, **settings: Any) -> FrontEndConfig:
@@ -88,6 +89,8 @@ PRESETS: dict[str, FrontEndConfig] = {
     config.name: config
     for config in (
         FrontEndConfig("wespeaker"),
+        FrontEndConfig("wespeaker-72", mels=72),  # ReDimNet
+        FrontEndConfig("wespeaker-60", mels=60),  # ReDimNet B0
         FrontEndConfig("paper-c", mels=64),  # Li 2023, arXiv 2210.17326, section 3.1
         FrontEndConfig("kiwano", window="povey", energy=True),  # 81 rows
         FrontEndConfig("3dspeaker", window="povey", input_scale=1.0),
@@ -106,6 +109,8 @@ PRESETS: dict[str, FrontEndConfig] = {
         # clovaai's voxceleb_trainer; its networks divide by the deviation themselves (InstanceNorm1d)
         _torchaudio("voxceleb_trainer", low_hz=0.0, mels=64, **_CLOVA),
         _torchaudio("voxceleb_trainer-40", low_hz=0.0, mels=40, **_CLOVA),
+        # without pre-emphasis, as its ResNetSE34L has it
+        _torchaudio("voxceleb_trainer-plain", **{**_CLOVA, **_PLAIN}, low_hz=0.0, mels=40),
     )
 }
 

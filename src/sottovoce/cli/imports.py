@@ -25,8 +25,8 @@ from sottovoce.cli.show import show
 def import_command(checkpoint: str, as_json: bool, **settings: Any) -> None:
     """Take in CHECKPOINT of another toolkit, a file or the folder it was published as.
 
-    WeSpeaker's, SpeechBrain's, 3D-Speaker's, pyannote's and TaoRuijie's are recognised by the names and shapes of their
-    tensors. Nothing in the file is run. `sotto compress` then quantizes what --out names.
+    WeSpeaker's, SpeechBrain's, 3D-Speaker's, pyannote's, TaoRuijie's and voxceleb_trainer's are recognised by the names
+    and shapes of their tensors. Nothing in the file is run. `sotto compress` then quantizes what --out names.
     """
     from sottovoce.lab.pickles import listing
     from sottovoce.lab.toolkits import find

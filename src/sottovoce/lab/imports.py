@@ -1,15 +1,14 @@
 """Other toolkits' checkpoints → ours: recognised by names and shapes, given their front end, run once, compared.
 
-LAYOUTS says what is known. A kind is added there in one entry: how its Config is read off names and shapes, and what
-its tensors are called where they differ from ours.
+What is known is the table in layouts.py.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,37 +24,20 @@ from sottovoce.audio.wav import read
 from sottovoce.errors import BadCheckpoint, BadInput, OtherEmbedding, UnknownCheckpoint
 from sottovoce.lab import checkpoint as checkpoints
 from sottovoce.lab import toolkits
+from sottovoce.lab.layouts import LAYOUTS, Layout
 from sottovoce.lab.pickles import Stored, listing
+from sottovoce.lab.shapes import Settings, Shapes, Usual
 from sottovoce.networks.frontend import FrontEnd
 
-Shapes = Mapping[str, tuple[int, ...]]
-Tensors = dict[str, NDArray[Any]]
-Settings = dict[str, Any]
-
-OUTER = ("module.", "speaker_encoder.")  # prefixes of wrappers around a network
-HEADS = ("projection.", "classifier.", "speaker_loss.", "loss.", "torchfbank.", "specaug.")  # of what is left out
+OUTER = ("module.", "speaker_encoder.", "__S__.")  # prefixes of wrappers around a network
+HEADS = (  # of what is left out
+    *("projection.", "classifier.", "speaker_loss.", "loss.", "__L__."),
+    *("torchfbank.", "torchfb.", "specaug."),
+)
 COUNTER = "num_batches_tracked"  # float after averaging, absent in old files; training alone reads it
 SHOWN = 5  # tensors of an error
 TOLERANCE = 1e-3  # of the largest difference of unit embeddings
 SMALLEST_NORM = 1e-6  # of an embedding
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a toolkit stores one architecture."""
-
-    name: str  # toolkit and architecture
-    settings: Callable[[Shapes], Settings]  # arguments of networks.build from their shapes; KeyError: another network
-    front_ends: tuple[str, ...]  # that networks of this layout are trained with
-    prefixes: Mapping[str, str] = field(default_factory=dict)  # our beginnings of names: theirs, where they differ
-    prefix: str = ""  # before every name
-    arrange: Callable[[Tensors, nn.Module], None] = lambda tensors, network: None  # in place, under our names
-
-    def theirs(self, ours: str) -> str:
-        """What a tensor of ours is called there."""
-        fitting = [start for start in self.prefixes if ours.startswith(start)]
-        start = max(fitting, key=len, default="")
-        return self.prefix + (self.prefixes[start] if start else "") + ours[len(start) :]
 
 
 @dataclass(frozen=True)
@@ -94,6 +76,7 @@ def import_checkpoint(
     stored = listing(path)
     found = recognise(path, stored)
     chosen = choose_front_end(path, found, told, front_end)
+    found = settled(found, chosen)
     _check_values(path, found.tensors)
     network = build(found)
     silent = embed(network, chosen, talker(2.0, seed=1))
@@ -132,8 +115,10 @@ def recognise(path: Path, stored: Mapping[str, Stored]) -> Recognised:
     inner = _inner(stored)
     shapes = {name: _squeezed(tensor.shape) for name, tensor in inner.items()}
     nearest: tuple[int, Layout, list[str]] | None = None
-    for layout in LAYOUTS:
-        wanted, settings, network = _expected(layout, shapes)
+    read = [(layout, _read(layout, shapes)) for layout in LAYOUTS]
+    for layout, known in sorted(read, key=lambda one: one[1] is None):  # what cannot be it is built for the error alone
+        settings, network = known or _usual(layout)
+        wanted = {ours: layout.theirs(ours) for ours in network.state_dict()}
         dropped = [name for name in inner if name not in wanted.values() and name.startswith(HEADS)]
         differences = _differences(network, wanted, {n: s for n, s in shapes.items() if n not in dropped})
         if not differences:
@@ -165,24 +150,24 @@ def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-def _expected(layout: Layout, shapes: Shapes) -> tuple[dict[str, str], Settings, nn.Module]:
-    """Their names by ours, of the network that shapes ask for or else of the layout's usual one, and that network."""
+def _read(layout: Layout, shapes: Shapes) -> tuple[Settings, nn.Module] | None:
+    """The network that shapes ask for, if it is of the layout; None where they are those of another one."""
     own = {name.removeprefix(layout.prefix): shape for name, shape in shapes.items() if name.startswith(layout.prefix)}
     try:
         settings = layout.settings(own)
-        network = _on_meta(settings)
+        return settings, _on_meta(settings)
     except (KeyError, IndexError, ZeroDivisionError, BadInput, RuntimeError, ValueError):
-        settings = layout.settings(_Usual())
-        network = _on_meta(settings)
-    return {ours: layout.theirs(ours) for ours in network.state_dict()}, settings, network
+        return None
 
 
-class _Usual(dict[str, tuple[int, ...]]):
-    """Shapes of which nothing is known."""
+def _usual(layout: Layout) -> tuple[Settings, nn.Module]:
+    settings = layout.settings(Usual())
+    return settings, _on_meta(settings)
 
 
 def _on_meta(settings: Settings) -> nn.Module:
-    with torch.device("meta"):
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of empty tensors, where shapes are those of another network
         return networks.build(**settings)
 
 
@@ -201,11 +186,11 @@ def _differences(network: nn.Module, wanted: Mapping[str, str], shapes: Shapes) 
 
 
 def choose_front_end(path: Path, found: Recognised, told: toolkits.Told | None, asked: str | None) -> str:
-    """The front end a network was trained with: asked for, told by a configuration, or the only one of its layout.
+    """The front end a network was trained with: asked for, told by a configuration, or the only one that fits.
 
     Raises BadInput with the choices where it is none of these, or where its rows are not those the network reads.
     """
-    choices = found.layout.front_ends
+    choices = fitting(found)
     if asked is not None:
         preset(asked)
         if told is not None and told.front_end in choices and told.front_end != asked:
@@ -213,6 +198,11 @@ def choose_front_end(path: Path, found: Recognised, told: toolkits.Told | None, 
         chosen = asked
     elif len(choices) == 1:
         chosen = choices[0]
+    elif not choices:
+        raise BadInput(
+            f"{path}: {found.layout.name} is used with {', '.join(found.layout.front_ends)}, none of which fits: "
+            f"{'; '.join(_clues(found))}. Give --front-end if another does"
+        )
     elif told is not None and told.front_end in choices:
         chosen = told.front_end
     else:
@@ -220,12 +210,39 @@ def choose_front_end(path: Path, found: Recognised, told: toolkits.Told | None, 
             f"{path}: {found.layout.name} is used with several front ends, and nothing beside the file says which one; "
             f"give --front-end: {' or '.join(choices)}"
         )
-    rows, reads = preset(chosen).rows, int(found.settings.get("mels", 80))
-    if rows != reads:
+    rows, reads = preset(chosen).rows, _reads(found)
+    if reads is not None and rows != reads:
         raise BadInput(f"{path}: the network reads {reads} rows, the front end {chosen} makes {rows}")
     if told is not None:
         told.check(chosen)
     return chosen
+
+
+def _reads(found: Recognised) -> int | None:
+    """Rows of features that the network reads; None where no tensor tells."""
+    return found.settings.get("mels")
+
+
+def fitting(found: Recognised) -> list[str]:
+    """Front ends of the layout that make the rows the network reads and that the tensors left out are part of."""
+    reads = _reads(found)
+    fitting = [name for name in found.layout.front_ends if reads is None or preset(name).rows == reads]
+    for sign, names in found.layout.signs.items():
+        if sign in found.dropped:
+            fitting = [name for name in fitting if name in names]
+    return fitting
+
+
+def _clues(found: Recognised) -> list[str]:
+    """What a checkpoint tells of its front end, a phrase each."""
+    signs = [name for name in found.layout.signs if name in found.dropped]
+    return [f"the network reads {_reads(found)} rows", *(f"{name} is stored with it" for name in signs)]
+
+
+def settled(found: Recognised, front_end: str) -> Recognised:
+    """With the settings that only the front end tells."""
+    settings = {"mels": preset(front_end).rows, **found.settings, **found.layout.follows.get(front_end, {})}
+    return replace(found, settings=settings, network=_on_meta(settings))
 
 
 def _check_values(path: Path, tensors: Mapping[str, Stored]) -> None:
@@ -297,165 +314,3 @@ def _reference(path: str | Path, dim: int) -> NDArray[np.float64]:
     if not np.isfinite(length) or length <= SMALLEST_NORM:
         raise BadInput(f"{path}: an embedding of length {length}")
     return flat / length
-
-
-def _count(shapes: Shapes, pattern: str) -> int:
-    """How many different numbers stand where a pattern has its group."""
-    return len({match.group(1) for name in shapes if (match := re.match(pattern, name))})
-
-
-def resnet_settings(shapes: Shapes) -> Settings:
-    """WeSpeaker's ResNet: depth, width and dimension; the mels are eight times the rows that pooling reads."""
-    if isinstance(shapes, _Usual):
-        return {"kind": "resnet34"}
-    blocks = tuple(_count(shapes, rf"layer{stage}\.(\d+)\.") for stage in range(1, 5))
-    width, bottleneck = shapes["conv1.weight"][0], "layer1.0.conv3.weight" in shapes
-    dim, pooled = shapes["seg_1.weight"]
-    settings = {
-        "kind": "resnet",
-        "blocks": blocks,
-        "width": width,
-        "block": "bottleneck" if bottleneck else "basic",
-        "mels": 8 * (pooled // (2 * 8 * width * (4 if bottleneck else 1))),
-        "dim": dim,
-    }
-    return {**settings, "two_layers": True} if "seg_2.weight" in shapes else settings
-
-
-def gemini_settings(shapes: Shapes) -> Settings:
-    """WeSpeaker's Gemini-DF-ResNet: depths and widths; the mels are 16 times the rows that pooling reads."""
-    if isinstance(shapes, _Usual):
-        return {"kind": "gemini60"}
-    depths = tuple(_count(shapes, rf"stages\.{stage}\.(\d+)\.") for stage in range(4))
-    dims = tuple(shapes[f"downsample_layers.{i}.0.weight"][0] for i in range(5))
-    dim, pooled = shapes["seg_1.weight"]
-    return {"kind": "dfresnet", "depths": depths, "dims": dims, "mels": 16 * (pooled // (2 * dims[-1])), "dim": dim}
-
-
-def ecapa_settings(shapes: Shapes) -> Settings:
-    """WeSpeaker's ECAPA; the attention's input tells whether it sees the recording's statistics (GLOB)."""
-    if isinstance(shapes, _Usual):
-        return {"kind": "ecapa512"}
-    aggregate = shapes["conv.weight"][0]
-    return {
-        "kind": "ecapa",
-        "width": shapes["layer1.conv.weight"][0],
-        "context": shapes["pool.linear1.weight"][1] > aggregate,
-        "mels": shapes["layer1.conv.weight"][1],
-        "dim": shapes["linear.weight"][0],
-        "aggregate": aggregate,
-        "attention": shapes["pool.linear1.weight"][0],
-        "scale": 1 + _count(shapes, r"layer2\.se_res2block\.1\.convs\.(\d+)\."),
-    }
-
-
-def speechbrain_settings(shapes: Shapes) -> Settings:
-    """SpeechBrain's ECAPA, which 3D-Speaker's is a copy of."""
-    if isinstance(shapes, _Usual):
-        return {"kind": "ecapa1024-speechbrain"}
-    aggregate = shapes["mfa.conv.conv.weight"][0]
-    return {
-        "kind": "ecapa1024-speechbrain",
-        "width": shapes["blocks.0.conv.conv.weight"][0],
-        "context": shapes["asp.tdnn.conv.conv.weight"][1] > aggregate,
-        "mels": shapes["blocks.0.conv.conv.weight"][1],
-        "dim": shapes["fc.conv.weight"][0],
-        "aggregate": aggregate,
-        "attention": shapes["asp.tdnn.conv.conv.weight"][0],
-        "scale": 1 + _count(shapes, r"blocks\.1\.res2net_block\.blocks\.(\d+)\."),
-    }
-
-
-def taoruijie_settings(shapes: Shapes) -> Settings:
-    """TaoRuijie's ECAPA."""
-    usual = {"kind": "ecapa1024-a", "statistics": "taoruijie"}
-    if isinstance(shapes, _Usual):
-        return usual
-    return {
-        **usual,
-        "width": shapes["conv1.weight"][0],
-        "mels": shapes["conv1.weight"][1],
-        "dim": shapes["fc6.weight"][0],
-        "aggregate": shapes["layer4.weight"][0],
-        "attention": shapes["attention.0.weight"][0],
-        "scale": 1 + _count(shapes, r"layer1\.convs\.(\d+)\."),
-    }
-
-
-def roll_parts(tensors: Tensors, network: nn.Module) -> None:
-    """Channels around each Res2 convolution, the untouched part from the first place to the last."""
-    config: Any = network.config
-    part = config.width // config.scale
-    for block in (f"layer{i}.se_res2block" for i in (2, 3, 4)):
-        for name in [name for name in tensors if name.startswith(f"{block}.0.")]:
-            tensors[name] = np.roll(tensors[name], -part, axis=0)
-        tensors[f"{block}.2.conv.weight"] = np.roll(tensors[f"{block}.2.conv.weight"], -part, axis=1)
-
-
-def _blocks(ours: Iterable[tuple[str, str]], first: int, theirs: str) -> dict[str, str]:
-    """Prefixes inside the three blocks, which are theirs `theirs`1 to 3 counted from `first`."""
-    return {
-        f"layer{index + 2}.se_res2block.{start}": f"{theirs}{index + first}.{other}"
-        for index in range(3)
-        for start, other in ours
-    }
-
-
-SPEECHBRAIN = {
-    "layer1.conv.": "blocks.0.conv.conv.",
-    "layer1.bn.": "blocks.0.norm.norm.",
-    **_blocks(
-        [
-            ("0.conv.", "tdnn1.conv.conv."),
-            ("0.bn.", "tdnn1.norm.norm."),
-            *((f"1.convs.{i}.", f"res2net_block.blocks.{i}.conv.conv.") for i in range(16)),
-            *((f"1.bns.{i}.", f"res2net_block.blocks.{i}.norm.norm.") for i in range(16)),
-            ("2.conv.", "tdnn2.conv.conv."),
-            ("2.bn.", "tdnn2.norm.norm."),
-            ("3.linear1.", "se_block.conv1.conv."),
-            ("3.linear2.", "se_block.conv2.conv."),
-        ],
-        1,
-        "blocks.",
-    ),
-    "conv.": "mfa.conv.conv.",
-    "conv_bn.": "mfa.norm.norm.",
-    "pool.linear1.": "asp.tdnn.conv.conv.",
-    "pool.hidden.1.": "asp.tdnn.norm.norm.",
-    "pool.linear2.": "asp.conv.conv.",
-    "bn.": "asp_bn.norm.",
-    "linear.": "fc.conv.",
-}
-TAORUIJIE = {
-    "layer1.conv.": "conv1.",
-    "layer1.bn.": "bn1.",
-    **_blocks(
-        [
-            ("0.conv.", "conv1."),
-            ("0.bn.", "bn1."),
-            ("1.convs.", "convs."),
-            ("1.bns.", "bns."),
-            ("2.conv.", "conv3."),
-            ("2.bn.", "bn3."),
-            ("3.linear1.", "se.se.1."),
-            ("3.linear2.", "se.se.3."),
-        ],
-        1,
-        "layer",
-    ),
-    "conv.": "layer4.",
-    "pool.linear1.": "attention.0.",
-    "pool.hidden.1.": "attention.2.",
-    "pool.linear2.": "attention.4.",
-    "bn.": "bn5.",
-    "linear.": "fc6.",
-    "bn2.": "bn6.",
-}
-LAYOUTS = (
-    Layout("WeSpeaker ResNet", resnet_settings, ("wespeaker", "3dspeaker")),
-    Layout("pyannote ResNet", resnet_settings, ("wespeaker",), prefix="resnet."),
-    Layout("WeSpeaker ECAPA", ecapa_settings, ("wespeaker",)),
-    Layout("WeSpeaker Gemini-DF-ResNet", gemini_settings, ("wespeaker",)),
-    Layout("SpeechBrain ECAPA", speechbrain_settings, ("speechbrain", "3dspeaker"), SPEECHBRAIN, arrange=roll_parts),
-    Layout("TaoRuijie ECAPA", taoruijie_settings, ("taoruijie",), TAORUIJIE),
-)

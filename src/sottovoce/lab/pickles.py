@@ -43,6 +43,7 @@ STORAGES = {
     "BoolStorage": "|b1",
 }
 SAFETENSORS = {"F32": "<f4", "F64": "<f8", "F16": "<f2", "BF16": "bfloat16", "I64": "<i8", "I32": "<i4", "U8": "|u1"}
+WRAPPERS = ("state_dict", "model_state_dict", "model")  # entries that hold the tensors of a network
 HUSKS = {  # module: classes of toolkits that only describe; none of them is needed
     "pyannote.audio.core.task": ("Specifications", "Problem", "Resolution"),
     "pyannote.audio.core.model": ("Introspection", "Output"),
@@ -94,7 +95,7 @@ class Stored:
 
 
 def listing(path: str | Path) -> dict[str, Stored]:
-    """The tensors of a checkpoint by name, of a dictionary or of its entry `state_dict` or `model`.
+    """The tensors of a checkpoint by name, of a dictionary or of its entry in WRAPPERS.
 
     Raises UnsafeCheckpoint for a file that asks for code or for more than it holds, BadCheckpoint for one that is
     damaged or holds no tensors. Reads names and shapes, no values.
@@ -262,7 +263,7 @@ def _tensors(path: Path, content: Any) -> dict[str, Stored]:
     """The dictionary of tensors in what was unpickled, nested ones with dots between the names."""
     if not isinstance(content, dict):
         raise BadCheckpoint(f"{path}: holds no dictionary of tensors")
-    for key in ("state_dict", "model"):
+    for key in WRAPPERS:
         if isinstance(content.get(key), dict):
             content = content[key]
     found = dict(_walk(content, ""))

@@ -129,6 +129,8 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        if channels % HEADS:
+            raise BadInput(f"network redimnet: {channels} channels of attention do not divide into {HEADS} heads")
         self.channels = channels
         self.k_proj = nn.Linear(channels, channels)
         self.v_proj = nn.Linear(channels, channels)
@@ -258,7 +260,7 @@ class Backbone(nn.Module):
 class Encoder(nn.Module):
     """Features → embedding: (batch, mels, frames) → (batch, dim). Raises BadInput below `min_frames`.
 
-    Raises BadInput for an unknown block, and where a stride does not divide the rows.
+    Raises BadInput for an unknown block, and where rows do not divide by a stride or channels of attention by heads.
     """
 
     def __init__(self, config: Config) -> None:
