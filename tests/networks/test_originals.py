@@ -173,7 +173,7 @@ def test_every_parameter_learns(thin: tuple[dict, nn.Module]) -> None:
     [
         ("eres2net", {"fused": "first"}, "all, last"),
         ("redimnet", {"block": "gate"}, "gated"),
-        ("redimnet", {"mels": 70}, "35 rows before stage 2"),
+        ("redimnet", {"stages": ((1, 1), (2, 1), (2, 1)), "mels": 70}, "35 rows before stage 2"),
         ("redimnet", {"stages": ((1, 1, 1, 5),), "width": 4}, "57 channels of attention"),
     ],
 )
