@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -32,9 +33,10 @@ def main(files: tuple[str, ...], root: Path, out: Path, draws: int) -> None:
         low, high = (100 * edge for edge in model["relative_eer_interval"])
         change = f"{100 * model['relative_eer']:+.1f} %, {low:+.1f} to {high:+.1f}"
         print(f"{model['name']:20s} mean EER {100 * model['mean_eer']:.2f} % ({change})", file=sys.stderr)
+    command = ["python", "benchmarks/real.py", "--root", "FOLDER", "--out", f"results/{out.name}", *files]
     result = {
         "what": "EER and minDCF of each file on recorded speech; nearly all target pairs come from one session",
-        "command": "python benchmarks/real.py --root FOLDER --out results/real.json " + " ".join(files),
+        "command": shlex.join(command),
         "machine": machine(),
         "versions": versions(),
         "models": models,

@@ -112,6 +112,24 @@ def real_lists() -> str:
     return markdown(heads, [[Path(ones[0]["list"]).stem, *map(with_interval, ones)] for ones in by_list])
 
 
+def label_free() -> str:
+    """4 bits without labels or training beside 4 bits trained, on the same lists in one run."""
+    first, *others = results("label_free")["models"]
+    told = [(first, ""), *((model, change(model)) for model in others)]
+    rows = [[model["name"], f"{model['bytes']:,}", percent(model["mean_eer"]), against] for model, against in told]
+    return markdown(["weights", "bytes", "mean EER", "against float"], rows)
+
+
+def compress_time() -> str:
+    """Seconds of label-free compression."""
+    found = results("compress_time")
+    rows = [
+        [row["network"], f"{row['weights']:,}", row["recordings"], f"{row['seconds']:.0f}", f"{row['bytes']:,}"]
+        for row in found["rows"]
+    ]
+    return markdown(["network", "weights", "recordings", f"seconds, {found['threads']} threads", "bytes, 4 bits"], rows)
+
+
 def quantizers() -> str:
     """Mean EER of every method at every width, against the same float network."""
     models = results("quantizers")["models"]
@@ -283,7 +301,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "baseline": baseline,
     "bench": bench,
     "file-contract": file_contract,
+    "compress-time": compress_time,
     "frontend": frontend,
+    "label-free": label_free,
     "paper-a": paper_a,
     "quantizers": quantizers,
     "quantizers-pairs": quantizers_pairs,
