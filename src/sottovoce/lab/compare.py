@@ -7,6 +7,7 @@ the intervals of the two rates suggest. Speakers are drawn once for all files.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sottovoce.errors import BadInput
 from sottovoce.lab.evaluate import Embeddings, embed_names, identity, measure, readable, trial_scores
 from sottovoce.lab.lists import Trials, speakers_of
 from sottovoce.lab.scoring import Scoring
-from sottovoce.runtime.engine import load
+from sottovoce.runtime.engine import Model, load
 from sottovoce.scores.metrics import equal_error, redrawn
 
 
@@ -50,56 +51,66 @@ def compare(
     embedded = {name: embed_names(model, names, root, workers=workers)[0] for name, model in models.items()}
     means = mean_draws(list(embedded.values()), loaded, draws, seed)
     first = next(iter(embedded.values()))
+    rates: dict[str, Rates] = {}
     found: list[dict[str, Any]] = []
     for index, (name, known) in enumerate(embedded.items()):
         measured = [measure(trials, known, draws=draws, seed=seed) for trials in loaded]
-        model, path = models[name], Path(files[name])
-        eer = float(np.mean([one["eer"] for one in measured]))
-        provenance = model.metadata.get("provenance", {})
-        found.append(
-            {
-                "name": name,
-                "file": path.name,
-                "bytes": path.stat().st_size,
-                "plan": model.metadata.get("plan"),
-                "recipe_sha256": provenance.get("recipe_sha256"),
-                **identity(model),
-                **Scoring().says(),
-                "lists": measured,
-                "mean_eer": eer,
-                "mean_eer_interval": percentiles(means[:, index]),
-                "mean_min_dcf": float(np.mean([one["min_dcf"]["0.01"] for one in measured])),
-                "relative_eer": eer / found[0]["mean_eer"] - 1 if found else 0.0,
-                "relative_eer_interval": percentiles(means[:, index] / means[:, 0] - 1),
-                "cosine_to_first": float(np.mean([float(first[name] @ known[name]) for name in first])),
-            }
-        )
-    rates = {name: (found[index]["mean_eer"], means[:, index]) for index, name in enumerate(files)}
-    for name, members in grouped.items():
-        parts = [rates[member] for member in members]
-        rates[name] = (float(np.mean([rate for rate, _ in parts])), np.mean([drawn for _, drawn in parts], axis=0))
-    base, drawn = rates[next(iter(files))]
-    together = [
-        {
-            "name": name,
-            "files": members,
-            "mean_eer": rates[name][0],
-            "mean_eer_interval": percentiles(rates[name][1]),
-            "relative_eer": rates[name][0] / base - 1,
-            "relative_eer_interval": percentiles(rates[name][1] / drawn - 1),
+        rates[name] = Rates(float(np.mean([one["eer"] for one in measured])), means[:, index])
+        cosine = float(np.mean([float(first[key] @ known[key]) for key in first]))
+        told = {
+            "lists": measured,
+            **rates[name].told(),
+            "mean_min_dcf": float(np.mean([one["min_dcf"]["0.01"] for one in measured])),
+            **rates[name].against(rates[next(iter(files))]),
+            "cosine_to_first": cosine,
         }
+        found.append({"name": name, **_described(models[name], Path(files[name])), **told})
+    base = rates[next(iter(files))]
+    for name, members in grouped.items():
+        rates[name] = Rates.mean([rates[member] for member in members])
+    together = [
+        {"name": name, "files": members, **rates[name].told(), **rates[name].against(base)}
         for name, members in grouped.items()
     ]
-    against = [
-        {
-            "name": name,
-            "against": other,
-            "relative_eer": rates[name][0] / rates[other][0] - 1,
-            "relative_eer_interval": percentiles(rates[name][1] / rates[other][1] - 1),
-        }
-        for name, other in pairs
-    ]
+    against = [{"name": name, "against": other, **rates[name].against(rates[other])} for name, other in pairs]
     return {"models": found, "groups": together, "pairs": against}
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Mean EER over the lists of a file or of a group of files, and in every draw of speakers."""
+
+    eer: float
+    draws: NDArray[np.float64]  # (draws,)
+
+    @classmethod
+    def mean(cls, parts: Sequence[Rates]) -> Rates:
+        """Of several files, draw by draw."""
+        drawn = np.mean([part.draws for part in parts], axis=0)
+        return cls(float(np.mean([part.eer for part in parts])), drawn)
+
+    def told(self) -> dict[str, Any]:
+        """The rate and its 95 % interval."""
+        return {"mean_eer": self.eer, "mean_eer_interval": percentiles(self.draws)}
+
+    def against(self, other: Rates) -> dict[str, Any]:
+        """The relative difference to another's under the same draws, and its interval."""
+        return {
+            "relative_eer": self.eer / other.eer - 1,
+            "relative_eer_interval": percentiles(self.draws / other.draws - 1),
+        }
+
+
+def _described(model: Model, path: Path) -> dict[str, Any]:
+    """What a result says of a file beside its rates."""
+    return {
+        "file": path.name,
+        "bytes": path.stat().st_size,
+        "plan": model.metadata.get("plan"),
+        "recipe_sha256": model.metadata.get("provenance", {}).get("recipe_sha256"),
+        **identity(model),
+        **Scoring().says(),
+    }
 
 
 def _check_names(
