@@ -120,6 +120,23 @@ def label_free() -> str:
     return markdown(["weights", "bytes", "mean EER", "against float"], rows)
 
 
+def mixed() -> str:
+    """Mixed widths beside one width for all layers, both without labels."""
+    first, *others = results("mixed")["models"]
+    rows = [
+        [
+            model["name"],
+            f"{model['bytes']:,}",
+            f"{1 - model['cosine_to_first']:.5f}",
+            *(percent(mean(one["eer"] for one in part)) for part in _apart(model)),
+            change(model) if model is not first else "",
+        ]
+        for model in (first, *others)
+    ]
+    heads = ["weights", "bytes", "1 - cosine to float", "mean EER", "under stress", "both, against float"]
+    return markdown(heads, rows)
+
+
 def compress_time() -> str:
     """Seconds of label-free compression."""
     found = results("compress_time")
@@ -304,6 +321,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "compress-time": compress_time,
     "frontend": frontend,
     "label-free": label_free,
+    "mixed": mixed,
     "paper-a": paper_a,
     "quantizers": quantizers,
     "quantizers-pairs": quantizers_pairs,
