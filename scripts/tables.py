@@ -160,6 +160,16 @@ def quantizers_pairs() -> str:
     return markdown(["against", "EER of ours"], rows)
 
 
+def quantizers_resnet() -> str:
+    """The comparison on a thin ResNet."""
+    first, *others = results("quantizers_resnet")["models"]
+    told = [(first, ""), *((model, change(model)) for model in others)]
+    rows = [
+        [m["name"].partition(", seed")[0], percent(m["mean_eer"]), against, f"{m['bytes']:,}"] for m, against in told
+    ]
+    return markdown(["method", "mean EER", "against float", "bytes"], rows)
+
+
 def quantizers_stress() -> str:
     """Methods at 2 and 1 bits on the lists as they are and under stress, against the same float network."""
     models = results("quantizers_stress")["models"]
@@ -325,6 +335,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "paper-a": paper_a,
     "quantizers": quantizers,
     "quantizers-pairs": quantizers_pairs,
+    "quantizers-resnet": quantizers_resnet,
     "quantizers-stress": quantizers_stress,
     "real": real,
     "real-lists": real_lists,
