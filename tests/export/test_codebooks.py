@@ -35,8 +35,8 @@ def test_integer_convolutions_equal_to_the_plain_twin(name, plan, make_model, qu
     model = make_model(name, plan)
     assert run(model, wave).tobytes() == run(plain(model), wave).tobytes()
     found = optimised(model, tmp_path)
-    convolutions = [m for m in network(name).modules() if isinstance(m, (nn.Conv1d, nn.Conv2d))]
-    assert found["QLinearConv"] == len(convolutions)
+    layers = sum(isinstance(m, (nn.Conv1d, nn.Conv2d)) for m in network(name).modules())
+    assert found["QLinearConv"] == layers + (name == "ecapa")  # whose attention sees the whole recording as well
     assert found["Range"] == found["Conv"] == found["FusedConv"] == 0
 
     save(model, tmp_path / "m.onnx")

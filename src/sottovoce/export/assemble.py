@@ -18,13 +18,15 @@ from sottovoce.bits.formats import Coded
 from sottovoce.errors import BadInput
 from sottovoce.export import metadata as about
 from sottovoce.export.activations import find_region, round_tensors
+from sottovoce.export.context import WEIGHT, Part, cut, split_contexts
 from sottovoce.export.frontend import add_front_end
 from sottovoce.export.graph import Array, Graph
+from sottovoce.export.layout import turn_codes
 from sottovoce.export.norms import fold_norms_behind_relu
 from sottovoce.export.ranges import RULES, minmax_range, observe
 from sottovoce.export.shifts import mean_shifts, remove_shifts
 from sottovoce.export.trace import EMBEDDING, FEATURES, fold_norms, trace
-from sottovoce.export.weights import float_weight, quantized_weight
+from sottovoce.export.weights import float_weight, integer_weight, scaled
 
 if TYPE_CHECKING:
     from torch import nn
@@ -101,15 +103,22 @@ def finish(
     _check_how(activations, ranges)
     _check_weights(graph, coded)
     _normalise(graph)
-    weights = {f"{layer}.weight": layer for layer in coded}
-    add_front_end(graph, front_end, FEATURES)
+    weights = {f"{layer}{WEIGHT}": layer for layer in coded}
     inside = activations == "uint8" and bool(coded)
-    scales = _round(graph, set(weights), list(waves), ranges, centred) if inside else {}
+    parts = split_contexts(graph, weights) if inside else {}
+    add_front_end(graph, front_end, FEATURES)
+    scales = _round(graph, {*weights, *parts}, list(waves), ranges, centred) if inside else {}
+    decoded = {
+        name: integers
+        for whole in {part.whole for part in parts.values()}
+        for name, integers in _cut_weight(graph, weights[whole], coded[weights[whole]], parts).items()
+    }
     for node in list(graph.nodes):
         for index, name in enumerate(node.input):
-            if name in weights:
-                layer = weights[name]
-                _code(graph, node, index, layer, coded[layer], gains.get(name), scales.get(node.input[0]))
+            whole = parts[name].whole if name in parts else name
+            if whole in weights:
+                layer = weights[whole]
+                _code(graph, node, index, layer, coded[layer], gains.get(whole), scales.get(node.input[0]), decoded)
     if not front_end_inside:
         graph.inputs = {FEATURES: [1, front_end.rows, "frames"]}
         graph.nodes = [node for node in graph.nodes if FEATURES not in node.output]
@@ -168,22 +177,42 @@ def _round(graph: Graph, weights: set[str], waves: list[Wave], ranges: str, cent
     scales = round_tensors(graph, region, grids, settled=centred)
     if centred:
         remove_shifts(graph, mean_shifts(plain, graph, waves[:CENTRED_ON]))
+    turn_codes(graph)
     return scales
 
 
+def _cut_weight(graph: Graph, layer: str, coded: Coded, parts: Mapping[str, Part]) -> dict[str, str]:
+    """Write a weight that two convolutions share; returns the names of its int8 parts by those of the parts."""
+    mine = {name: part for name, part in parts.items() if part.whole == layer + WEIGHT}
+    cuts = cut(graph, integer_weight(graph, layer, coded), list(mine.values()))
+    return dict(zip(mine, cuts, strict=True))
+
+
 def _code(
-    graph: Graph, node: NodeProto, index: int, layer: str, coded: Coded, gain: Array | None, step: str | None
+    graph: Graph,
+    node: NodeProto,
+    index: int,
+    layer: str,
+    coded: Coded,
+    gain: Array | None,
+    step: str | None,
+    decoded: Mapping[str, str],
 ) -> None:
-    """Replace one float weight by its codes; step: the scale of the node's rounded input, None in a float region."""
+    """Replace one float weight, or a part of it, by its codes.
+
+    step: the scale of the node's rounded input, None in a float region.   decoded: int8 tensors that are there already.
+    """
     if step is None or node.op_type != "Conv":
         node.input[index] = float_weight(graph, layer, coded, gain)
         return
+    name = node.input[1]
+    part, integers = name.removesuffix(WEIGHT), decoded.get(name) or integer_weight(graph, layer, coded)
     if len(node.input) < 3:
-        node.input[1], _ = quantized_weight(graph, layer, coded, gain)
+        node.input[1], _ = scaled(graph, integers, layer, coded, gain, part)
         return
     bias, gain = _integer_bias(graph.constants[node.input[2]], coded.scale, gain, graph.constants[step])
-    node.input[1], scale = quantized_weight(graph, layer, coded, gain)
-    name = graph.constant(bias, f"{layer}.bias")
+    node.input[1], scale = scaled(graph, integers, layer, coded, gain, part)
+    name = graph.constant(bias, f"{part}.bias")
     node.input[2] = graph.add("DequantizeLinear", name, graph.add("Mul", scale, step), axis=0)
 
 

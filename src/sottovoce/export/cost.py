@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,14 +41,25 @@ def costs(graph: Graph, coded: Mapping[str, Coded], front_end: FrontEndConfig, s
     the decoding of weights and the front end are not counted. `graph` gets further nodes.
     """
     nodes = [node for node in graph.nodes if node.op_type in ("Conv", "Gemm", "MatMul")]
-    placed = {layer: node for node in nodes if (layer := _layer(graph, node)) is not None}
+    placed = [(layer, node) for node in nodes if (layer := _layer(graph, node)) is not None]
+    sizes = _sizes(graph, [node for _, node in placed], front_end, seconds)
     found: dict[str, Cost] = {}
-    for (layer, size), node in zip(_sizes(graph, placed, front_end, seconds).items(), placed.values(), strict=True):
+    for (layer, node), size in zip(placed, sizes, strict=True):
         entry = coded.get(layer)
         shape = tuple(entry.shape if entry else graph.constants[layer + WEIGHT].shape)
-        macs = size * int(np.prod(shape[1:]))
+        columns = _columns(graph, node) or shape[1]
+        macs = size * columns * int(np.prod(shape[2:])) + (found[layer].macs if layer in found else 0)
         found[layer] = Cost(shape, macs, entry.bits if entry else FLOAT_BITS, _activation_bits(graph, node))
     return found
+
+
+def _columns(graph: Graph, node: NodeProto) -> int | None:
+    """Columns of the part of a weight that a node multiplies with, where the file cuts it; None where it is whole."""
+    scaled = graph.producer(node.input[1])
+    cut = graph.producer(scaled.input[0]) if scaled is not None and scaled.op_type == "DequantizeLinear" else None
+    if cut is None or cut.op_type != "Split":
+        return None
+    return int(graph.constants[cut.input[1]][list(cut.output).index(scaled.input[0])])
 
 
 def _layer(graph: Graph, node: NodeProto) -> str | None:
@@ -74,16 +85,16 @@ def _activation_bits(graph: Graph, node: NodeProto) -> int:
     return ROUNDED_BITS if integers else FLOAT_BITS
 
 
-def _sizes(graph: Graph, placed: Mapping[str, NodeProto], front_end: FrontEndConfig, seconds: float) -> dict[str, int]:
-    """Number of outputs of each layer's node, by running the graph."""
+def _sizes(graph: Graph, placed: Sequence[NodeProto], front_end: FrontEndConfig, seconds: float) -> list[int]:
+    """Number of outputs of each node, by running the graph."""
     samples = round(seconds * front_end.rate)
     ((name, shape),) = graph.inputs.items()
     length = samples if len(shape) == 2 else front_end.frames(samples)
     silence = np.zeros([1, *shape[1:-1], length], dtype=np.float32)
-    outputs = [graph.add("Cast", graph.add("Shape", node.output[0]), to=TensorProto.FLOAT) for node in placed.values()]
+    outputs = [graph.add("Cast", graph.add("Shape", node.output[0]), to=TensorProto.FLOAT) for node in placed]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     model = graph.model(extra_outputs=outputs).SerializeToString()
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     found = session.run(outputs, {name: silence})
-    return {layer: int(np.prod(axes)) for layer, axes in zip(placed, found, strict=True)}
+    return [int(np.prod(axes)) for axes in found]

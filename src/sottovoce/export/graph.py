@@ -76,11 +76,19 @@ class Graph:
 
     def ranks(self) -> dict[str, int]:
         """Number of axes of every tensor whose shape can be inferred."""
+        return {name: len(axes) for name, axes in self.shapes().items()}
+
+    def shapes(self) -> dict[str, list[int | None]]:
+        """Length of each axis of every tensor whose shape can be inferred, None where it is not fixed."""
         inferred = onnx.shape_inference.infer_shapes(self.model()).graph
         known = [*inferred.value_info, *inferred.input, *inferred.output]
         kinds = {value.name: value.type.tensor_type for value in known}
-        found = {name: len(kind.shape.dim) for name, kind in kinds.items() if kind.HasField("shape")}
-        return {**found, **{name: array.ndim for name, array in self.constants.items()}}
+        found = {
+            name: [axis.dim_value if axis.HasField("dim_value") else None for axis in kind.shape.dim]
+            for name, kind in kinds.items()
+            if kind.HasField("shape")
+        }
+        return {**found, **{name: list(array.shape) for name, array in self.constants.items()}}
 
     def redirect(self, old: str, new: str, keep: Iterable[NodeProto] = ()) -> None:
         """Let every reader of `old` read `new`, except the nodes in `keep`."""
@@ -169,6 +177,11 @@ class Graph:
             node.input[:] = [short.get(name, name) for name in node.input]
             node.output[:] = [short.get(name, name) for name in node.output]
         self.constants = {short.get(name, name): array for name, array in self.constants.items()}
+
+
+def attributes(node: NodeProto) -> dict[str, Any]:
+    """Attributes of a node by name."""
+    return {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
 
 
 def _shape(value: onnx.ValueInfoProto) -> list[int | str]:

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import NodeProto, helper
+from onnx import NodeProto
 
 from sottovoce.export.activations import add_to_bias
-from sottovoce.export.graph import Array, Graph
+from sottovoce.export.graph import Array, Graph, attributes
 
 ROUNDED = "~rounded/"  # prefix of tensors behind a rounding, beside the float ones of the same name
 LAYERS = ("Conv", "Gemm")
@@ -117,8 +117,7 @@ def _shift(graph: Graph, layer: NodeProto, rounded: str, turned: bool) -> str:
     """
     difference = graph.add("Sub", rounded, layer.input[0])
     if layer.op_type == "Gemm":
-        attributes = {entry.name: helper.get_attribute_value(entry) for entry in layer.attribute}
-        moved = graph.add("Gemm", difference, layer.input[1], **attributes)
+        moved = graph.add("Gemm", difference, layer.input[1], **attributes(layer))
         return graph.add("ReduceMean", moved, axes=[0], keepdims=0)
     weight = graph.constants[layer.input[1]]
     time = weight.ndim - (2 if turned and weight.ndim > 3 else 1)
@@ -130,11 +129,11 @@ def _shift(graph: Graph, layer: NodeProto, rounded: str, turned: bool) -> str:
 
 def _without_time(conv: NodeProto, place: int) -> dict[str, object]:
     """Attributes of a convolution over its axes but one; there, where the input is a mean, nothing moves."""
-    attributes = {entry.name: helper.get_attribute_value(entry) for entry in conv.attribute}
-    axes = len(attributes["kernel_shape"])
+    numbers = attributes(conv)
+    axes = len(numbers["kernel_shape"])
     for name, still in (("kernel_shape", 1), ("strides", 1), ("dilations", 1), ("pads", 0)):
-        if name in attributes:
-            values = list(attributes[name])
+        if name in numbers:
+            values = list(numbers[name])
             values[place::axes] = [still] * len(values[place::axes])
-            attributes[name] = values
-    return attributes
+            numbers[name] = values
+    return numbers

@@ -14,7 +14,7 @@ import onnxruntime
 from onnx import NodeProto, helper
 
 from sottovoce.errors import BadModel
-from sottovoce.export.graph import Array, Graph
+from sottovoce.export.graph import Array, Graph, attributes
 from sottovoce.export.norms import fold_norms_behind_relu
 from sottovoce.export.trace import EMBEDDING, FEATURES, fold_norms, simplify
 
@@ -77,11 +77,6 @@ def weight_of(graph: Graph, node: NodeProto) -> str | None:
     if array is None or array.dtype != np.float32 or array.ndim not in (2, 3, 4) or array.size < 2:
         return None
     return name if len(graph.consumers(name)) == 1 else None
-
-
-def attributes(node: NodeProto) -> dict[str, object]:
-    """Attributes of a node by name."""
-    return {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
 
 
 def fold_constants(graph: Graph, shapes_only: bool = False) -> None:
@@ -166,7 +161,7 @@ def _separate_pads(graph: Graph) -> None:
     """Padding that differs between the two sides of an axis becomes a Pad of its own in front of the convolution."""
     for conv in [node for node in graph.nodes if node.op_type == "Conv"]:
         known = attributes(conv)
-        pads = [int(number) for number in known.get("pads", [])]  # type: ignore[attr-defined]
+        pads = [int(number) for number in known.get("pads", [])]
         half = len(pads) // 2
         if pads[:half] == pads[half:]:
             continue
@@ -323,6 +318,6 @@ def _cancel_transposes(graph: Graph) -> None:
     for node in [node for node in graph.nodes if node.op_type == "Transpose"]:
         first = graph.producer(node.input[0])
         if first is not None and first.op_type == "Transpose":
-            before, after = (list(attributes(one)["perm"]) for one in (first, node))  # type: ignore[call-overload]
+            before, after = (list(attributes(one)["perm"]) for one in (first, node))
             if [before[axis] for axis in after] == sorted(before) and node.output[0] not in graph.outputs:
                 graph.redirect(node.output[0], first.input[0])

@@ -7,6 +7,7 @@ import onnx
 from onnx import NodeProto
 
 from sottovoce.export import metadata as about
+from sottovoce.export.context import resolve
 from sottovoce.export.graph import Array, Graph
 from sottovoce.export.weights import CODES, look_ups, read
 
@@ -20,9 +21,10 @@ def plain(model: onnx.ModelProto) -> onnx.ModelProto:
     ends = look_ups(graph)
     for layer, coded in read(graph, known["layers"]).items():
         if ends[layer] != layer + CODES:
-            integer = all(node.op_type == "DequantizeLinear" for node in graph.consumers(ends[layer]))
+            integer = all(node.op_type in ("DequantizeLinear", "Split") for node in graph.consumers(ends[layer]))
             values = coded.integers().astype(np.int8 if integer else np.float32)
             graph.redirect(ends[layer], graph.constant(np.ascontiguousarray(values), f"{layer}.weight"))
+    resolve(graph)
     graph.prune()
     twin = graph.model()
     twin.producer_name = model.producer_name

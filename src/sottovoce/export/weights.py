@@ -26,12 +26,21 @@ CHAIN = ("Cast", "Gather", "Reshape", "Slice", "Concat", "Add")  # operators of 
 
 
 def quantized_weight(graph: Graph, layer: str, coded: Coded, gain: Array | None) -> tuple[str, str]:
-    """Write a weight for an integer convolution; returns the names of its dequantized tensor and of its scale."""
-    values = _lookup(graph, layer, coded, TensorProto.INT8)
+    """Write a weight for one integer convolution; returns the names of its dequantized tensor and of its scale."""
+    return scaled(graph, integer_weight(graph, layer, coded), layer, coded, gain, layer)
+
+
+def integer_weight(graph: Graph, layer: str, coded: Coded) -> str:
+    """Write a weight for integer convolutions; returns the name of its int8 tensor."""
+    return _lookup(graph, layer, coded, TensorProto.INT8)
+
+
+def scaled(graph: Graph, integers: str, layer: str, coded: Coded, gain: Array | None, part: str) -> tuple[str, str]:
+    """Scale a layer's int8 weight or a part of it; returns the names of the dequantized tensor and of its scale."""
     scale = graph.constant(_rows(coded.scale, 1), f"{layer}.scale")
     if gain is not None:
-        scale = graph.add("Mul", scale, graph.constant(gain.astype(np.float32), f"{layer}.gain"))
-    return graph.add("DequantizeLinear", values, scale, axis=0), scale
+        scale = graph.add("Mul", scale, graph.constant(gain.astype(np.float32), f"{part}.gain"))
+    return graph.add("DequantizeLinear", integers, scale, axis=0), scale
 
 
 def float_weight(graph: Graph, layer: str, coded: Coded, gain: Array | None) -> str:

@@ -45,6 +45,7 @@ def bench(
     peers: bool = False,
     encoder: nn.Module | None = None,
     nncf: str | None = None,
+    exported: str | Path | None = None,
     footprints: bool = False,
     batch: bool = False,
 ) -> dict[str, Any]:
@@ -54,8 +55,8 @@ def bench(
     cpu_ms, rounds, ratio, bytes, load_ms}; median and least are of wall time, cpu_ms is the least processor time, ratio
     is the time over this file's (processor time for one thread, else wall time).   footprints: load_ms (processor time)
     and peak_mb come from a process of its own for each.   batch: `throughput`, recordings of 3 s a second, one by one
-    and 16 at once, features in.   `slower_than`: the rows this file is slower than, with the ratio.   encoder, nncf:
-    see `lab.peers`. Raises BadInput, BadModel, MissingExtra.
+    and 16 at once, features in.   `slower_than`: the rows this file is slower than, with the ratio.   encoder, nncf,
+    exported: see `lab.peers`. Raises BadInput, BadModel, MissingExtra.
     """
     counts = [threads] if isinstance(threads, int) else list(threads)
     if not seconds or min(seconds) <= 0:
@@ -68,7 +69,8 @@ def bench(
     rows: list[Row] = []
     with TemporaryDirectory() as folder:
         there = [Peer(MODEL, "ours", place, place.stat().st_size)]
-        there += peers_of(place, Path(folder), encoder, nncf) if peers else []
+        plain = None if exported is None else Path(exported)
+        there += peers_of(place, Path(folder), encoder, nncf, plain) if peers else []
         told = {peer.name: measured(peer, LOADED_ON_S, counts[0]) if footprints else {} for peer in there}
         for count in counts:
             runners, facts = _opened(there, count, encoder, told)

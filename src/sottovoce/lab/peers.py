@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 MODEL = "this file"
+OURS = ", of this file's graph"  # behind the names of peers that have what was mended in it
 OPENED = "onnxruntime", "openvino"  # engines that open a file of their own
 CALIBRATED_ON = 4  # signals
 BATCH = 16
@@ -41,11 +42,19 @@ class Peer:
     bytes: int
 
 
-def peers_of(path: Path, folder: Path, encoder: nn.Module | None = None, nncf: str | None = None) -> Iterator[Peer]:
+def peers_of(
+    path: Path,
+    folder: Path,
+    encoder: nn.Module | None = None,
+    nncf: str | None = None,
+    exported: Path | None = None,
+) -> Iterator[Peer]:
     """Peers of a file, written to `folder`; those that cannot be had here are left out.
 
     encoder: the network in torch, where the file does not name it.   nncf: the interpreter that has the package, by
-    default this one. Raises MissingExtra without onnx.
+    default this one.   exported: the same network as a float .onnx, wave in, from which peers are made; by default they
+    are made from the file's own graph, and then have what was mended in it. With it, the int8 ones are made from both.
+    Raises MissingExtra without onnx.
     """
     try:
         import onnx
@@ -54,16 +63,23 @@ def peers_of(path: Path, folder: Path, encoder: nn.Module | None = None, nncf: s
     except ImportError:
         raise MissingExtra("peers are made with onnx; install it with: pip install 'sottovoce[lab]'") from None
     model = onnx.load_model_from_string(path.read_bytes())
-    floats = unrounded(model)
+    own = unrounded(model)
+    floats = own if exported is None else onnx.load_model_from_string(exported.read_bytes())
     yield _written("onnxruntime, plain int8 weights", "onnxruntime", plain(model), folder)
     for told, operators in (("Conv Add Relu", ["Conv", "Add", "Relu"]), ("all operators", None)):
         yield _written(f"onnxruntime static int8, {told}", "onnxruntime", _static(floats, operators), folder)
     single = _written("onnxruntime float", "onnxruntime", floats, folder)
     yield single
-    if importlib.util.find_spec("openvino") is not None:
+    openvino = importlib.util.find_spec("openvino") is not None
+    if openvino:
         yield Peer("OpenVINO, this file", "openvino-ours", path, path.stat().st_size)
         yield Peer("OpenVINO float", "openvino", single.path, single.bytes)
         yield from _nncf(single.path, folder, nncf)
+    if exported is not None:
+        yield _written(f"onnxruntime static int8, all operators{OURS}", "onnxruntime", _static(own, None), folder)
+        if openvino:
+            mended = _written(f"onnxruntime float{OURS}", "onnxruntime", own, folder)
+            yield from _nncf(mended.path, folder, nncf, OURS)
     if encoder is not None or "network" in load(path).metadata.get("provenance", {}):
         yield Peer("torch float", "torch", path, _torch_bytes(path, encoder))
 
@@ -163,17 +179,17 @@ def _torch_bytes(path: Path, encoder: nn.Module | None) -> int:
     return 4 * sum(p.numel() for p in network.parameters())
 
 
-def _nncf(floats: Path, folder: Path, python: str | None) -> Iterator[Peer]:
+def _nncf(floats: Path, folder: Path, python: str | None, told: str = "") -> Iterator[Peer]:
     """NNCF's int8 of the float network, as OpenVINO's own format; made in a process of its own."""
     if python is None and importlib.util.find_spec("nncf") is None:
         return
-    out, signals = folder / "nncf.xml", folder / "signals.npy"
+    out, signals = floats.with_suffix(".nncf.xml"), folder / "signals.npy"
     np.save(signals, np.stack([talker(3.0, seed=seed) for seed in range(CALIBRATED_ON)]))
     script = Path(__file__).with_name("nncf_int8.py")
     command = [python or sys.executable, str(script), str(floats), str(signals), str(out)]
     if subprocess.run(command, capture_output=True, check=False).returncode == 0:
         size = out.stat().st_size + out.with_suffix(".bin").stat().st_size
-        yield Peer("OpenVINO, NNCF int8", "openvino", out, size)
+        yield Peer(f"OpenVINO, NNCF int8{told}", "openvino", out, size)
 
 
 def _static(model: onnx.ModelProto, operators: list[str] | None) -> onnx.ModelProto:

@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,8 +195,12 @@ def _openvino(path: Path, content: bytes, threads: int) -> tuple[Mapping[str, An
             f"{path}: OpenVINO {openvino.__version__} cannot load it ({_line(error)}); use onnxruntime"
         ) from None
 
+    own = threading.local()  # making a request takes as long as a tenth of the network; a thread makes one
+
     def run(wave: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.array(compiled.create_infer_request().infer({"wave": wave})["embedding"])
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        return np.array(own.request.infer({"wave": wave})["embedding"])
 
     return metadata, run
 
