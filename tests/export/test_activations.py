@@ -1,6 +1,7 @@
 """Which tensors are rounded, and which stay in float."""
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from sottovoce.export.activations import find_region, round_tensors
@@ -8,6 +9,11 @@ from sottovoce.export.graph import Graph
 from sottovoce.export.trace import fold_norms, trace
 
 BOUND = np.float32([[0.36], [-0.53]])
+
+
+def run(graph: Graph, x: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(graph.model().SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": x})[0]
 
 
 def folded(encoder):
@@ -88,11 +94,33 @@ def test_what_a_max_bounds_takes_the_grid_of_its_output_and_settled_bounds_lie_o
     region = find_region(graph, {"w"})
     assert region.groups == [["x"], ["z"]]
     scales = round_tensors(graph, region, [(np.float32(1), np.uint8(0)), (np.float32(0.1), np.uint8(10))], settled=True)
-    (top,) = (node for node in graph.nodes if node.op_type == "Max")
+    (top,) = (node for node in graph.nodes if node.op_type == "Add")
     (conv,) = (node for node in graph.nodes if node.op_type == "Conv")
+    assert not [node for node in graph.nodes if node.op_type == "Max"]
     assert graph.constants[scales[top.input[0]]] == np.float32(0.1)
-    np.testing.assert_allclose(graph.constants[top.input[1]], [[0.4], [-0.5]], rtol=1e-6)
-    np.testing.assert_allclose(graph.constants[conv.input[2]], [0.35 + 0.04, -0.52 + 0.03], rtol=1e-6)
+    read, lifted = (graph.producer(name) for name in top.input)
+    assert graph.constants[read.input[2]] == 0  # rounding is the ReLU
+    np.testing.assert_array_equal(graph.constants[lifted.input[0]], np.uint8([[14], [5]]))  # 0.4 and -0.5
+    np.testing.assert_allclose(graph.constants[conv.input[2]], np.float32([0.35, -0.52]) - BOUND.reshape(-1), rtol=1e-6)
+
+
+def test_a_lifted_relu_is_the_max_it_stands_for():
+    draw = np.random.default_rng(0)
+    graph = Graph()
+    graph.inputs, graph.outputs = {"x": [1, 1, "frames"]}, {"z": [1, 2, "frames"]}
+    graph.constants = {"w": np.ones((2, 1, 1), np.float32), "low": BOUND}
+    graph.add("Conv", "x", "w", output="y", kernel_shape=[1])
+    graph.add("Max", "y", "low", output="z")
+    x = draw.uniform(-1, 1, (1, 1, 200)).astype(np.float32)
+    region = find_region(graph, {"w"})
+    fine = (np.float32(1e-5), np.uint8(0))
+    before = run(graph, x)
+    grids = {"x": (np.float32(2 / 255), np.uint8(128)), "z": (np.float32(0.1), np.uint8(10))}
+    round_tensors(graph, region, [grids.get(group[0], fine) for group in region.groups], settled=True)
+    after = run(graph, x)
+    moved = np.round(BOUND / 0.1) * 0.1 - BOUND  # every value moves as its bound does
+    assert np.abs(after - before - moved).max() <= 0.05 + 1 / 255 + 1e-6  # half a step of each of two roundings
+    np.testing.assert_allclose(after.min(axis=2)[0], [0.4, -0.5], atol=1e-6)
 
 
 @pytest.mark.parametrize(("low", "replaced"), [(0.0, True), (-1.0, False)])

@@ -26,7 +26,7 @@ class Region:
 
     groups: list[list[str]]  # tensors that share one grid
     relus: list[NodeProto]  # which the rounding replaces
-    floors: list[NodeProto]  # Max with a constant, behind a convolution: what it reads takes the grid of its output
+    floors: list[NodeProto]  # Max with a constant, behind a convolution: what it reads takes the step of its output
     last: set[int]  # places in `groups` of those that the embedding is computed from with no rounding in between
 
 
@@ -134,14 +134,14 @@ def round_tensors(
     """Insert the pairs; returns the name of the scale behind every rounded tensor's dequantized name.
 
     settled: whether the bounds of `region.floors` are moved onto the grid, which moves means: see `mean_shifts`.
+    Without it they stay where they are, and in float.
     """
     scales: dict[str, str] = {}
     for group, (scale, zero) in zip(region.groups, grids, strict=True):
         step, origin = graph.constant(np.float32(scale)), graph.constant(np.uint8(zero))
         for floor in [node for node in region.floors if node.output[0] in group]:
-            if settled:
-                _settle(graph, floor, scale, zero)
-            scales[_round(graph, floor.input[0], step, origin)] = step
+            lowest = _lift(graph, floor, scale, zero, (step, origin)) if settled else origin
+            scales[_round(graph, floor.input[0], step, lowest)] = step
         for tensor in group:
             scales[_round(graph, tensor, step, origin)] = step
     for relu in region.relus:
@@ -165,18 +165,20 @@ def _move_codes(graph: Graph, mover: NodeProto) -> None:
         graph.remove(after)
 
 
-def _settle(graph: Graph, floor: NodeProto, scale: np.float32, zero: np.uint8) -> None:
-    """Move a Max and what it bounds by less than a step, to where the bound lies on the grid.
+def _lift(graph: Graph, floor: NodeProto, scale: np.float32, zero: np.uint8, grid: tuple[str, str]) -> str:
+    """Compute max(y, bound) as relu(y - bound) + bound: in integers, where Max is not; returns the zero of that ReLU.
 
-    Every value moves alike, which the layers behind can undo. Else only those at the bound would move, and how many
-    they are is another number in each recording.
+    What is added back is the bound moved onto the grid. So every value moves alike, by less than a step, which the
+    layers behind can undo. Else only those at the bound would move, and how many they are is another number in each
+    recording.   grid: scale and zero point of the output, by name.
     """
     bound, layer = graph.constants[floor.input[1]], graph.producer(floor.input[0])
     assert layer is not None
-    codes = np.clip(np.rint(bound / scale) + np.float32(zero), 0, 255)
-    settled = ((codes - np.float32(zero)) * scale).astype(np.float32)
-    floor.input[1] = graph.constant(settled)
-    add_to_bias(graph, layer, (settled - bound).reshape(-1))
+    codes = np.clip(np.rint(bound / scale) + np.float32(zero), 0, 255).astype(np.uint8)
+    add_to_bias(graph, layer, -bound.reshape(-1))
+    floor.op_type = "Add"
+    floor.input[1] = graph.add("DequantizeLinear", graph.constant(codes), *grid)
+    return graph.constant(np.uint8(0))
 
 
 def add_to_bias(graph: Graph, layer: NodeProto, values: Array) -> None:

@@ -76,7 +76,7 @@ def _side_by_side(plain: Graph, rounded: Graph) -> tuple[Graph, dict[str, str]]:
             moved = _moved_bias(plain, rounded, node)
             if moved is not None:
                 renamed[node.output[0]] = both.add("Add", node.output[0], both.constant(moved))
-        elif node.op_type == "QuantizeLinear" or any(name in renamed for name in node.input):
+        elif node.op_type in ("QuantizeLinear", "DequantizeLinear") or any(name in renamed for name in node.input):
             copied = NodeProto()
             copied.CopyFrom(node)
             renamed.update({name: ROUNDED + name for name in node.output})

@@ -38,8 +38,9 @@ def unrounded(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in list(graph.nodes):
         if node.op_type == "DequantizeLinear" and node.input[0] in graph.constants:
             integers, scale = graph.constants[node.input[0]], _value(graph, node.input[1])
+            zero = graph.constants[node.input[2]].astype(np.float32) if len(node.input) > 2 else np.float32(0)
             rows = scale.reshape(-1, *[1] * (integers.ndim - 1)) if scale.ndim else scale
-            graph.redirect(node.output[0], graph.constant(integers.astype(np.float32) * rows))
+            graph.redirect(node.output[0], graph.constant((integers.astype(np.float32) - zero) * rows))
     for node in [node for node in graph.nodes if node.op_type == "QuantizeLinear"]:
         graph.redirect(node.output[0], _clipped(graph, node))
     for node in [node for node in graph.nodes if node.op_type == "DequantizeLinear"]:
