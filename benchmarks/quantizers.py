@@ -180,7 +180,7 @@ def main(
     pairs = [
         (mine, mine.replace(ours, other, 1))
         for mine in [*files, *groups]
-        for ours in ("ours from rounded", "ours")
+        for ours in ("ours from rounded", "ours from larger", "ours")
         for other in against.split(",")
         if mine.startswith(f"{ours},") and mine.replace(ours, other, 1) in [*files, *groups]
     ]

@@ -162,27 +162,58 @@ def quantizers_pairs() -> str:
 
 def quantizers_resnet() -> str:
     """The comparison on a thin ResNet."""
-    first, *others = results("quantizers_resnet")["models"]
-    told = [(first, ""), *((model, change(model)) for model in others)]
-    rows = [
-        [m["name"].partition(", seed")[0], percent(m["mean_eer"]), against, f"{m['bytes']:,}"] for m, against in told
-    ]
-    return markdown(["method", "mean EER", "against float", "bytes"], rows)
+    return _of_seeds(results("quantizers_resnet"))
+
+
+def quantizers_dfresnet() -> str:
+    """The comparison on a thin DF-ResNet."""
+    return _of_seeds(results("quantizers_dfresnet"))
 
 
 def quantizers_stress() -> str:
     """Methods at 2 and 1 bits on the lists as they are and under stress, against the same float network."""
-    models = results("quantizers_stress")["models"]
-    rows = [
-        [
-            model["name"].partition(", seed")[0],
-            *(percent(mean(one["eer"] for one in part)) for part in _apart(model)),
-            change(model) if model is not models[0] else "",
-            f"{model['bytes']:,}",
-        ]
-        for model in models
-    ]
-    return markdown(["method", "mean EER", "under stress", "both, against float", "bytes"], rows)
+    return _of_seeds(results("quantizers_stress"))
+
+
+def _of_seeds(found: Results) -> str:
+    """Float and every method and width, the mean of its seeds: rates, also under stress where measured, and bytes."""
+    first, *cells = found["models"]
+    groups = {group["name"]: group for group in found["groups"]}
+    under_stress = bool(_apart(first)[1])
+    rows = [["float", "", *_means([first], under_stress), "", f"{first['bytes']:,}"]]
+    for name in dict.fromkeys(cell["name"].partition(", seed")[0] for cell in cells):
+        seeds = [cell for cell in cells if cell["name"].partition(", seed")[0] == name]
+        told = groups[name] if len(seeds) > 1 else seeds[0]
+        size = round(mean(cell["bytes"] for cell in seeds))
+        rows.append([name, len(seeds), *_means(seeds, under_stress), change(told), f"{size:,}"])
+    heads = ["mean EER", *(["under stress", "both, against float"] if under_stress else ["against float"])]
+    return markdown(["method", "seeds", *heads, "bytes"], rows)
+
+
+def _means(cells: Sequence[Results], under_stress: bool) -> list[str]:
+    """Mean EER over lists and seeds, and over the lists under stress."""
+    parts = zip(*(_apart(cell) for cell in cells), strict=True)
+    rates = [mean(one["eer"] for part in group for one in part) for group in list(parts)[: 1 + under_stress]]
+    return [percent(rate) for rate in rates]
+
+
+def pairs_of(name: str) -> Callable[[], str]:
+    """Ours against k-means training at the same width, over all seeds where there are several."""
+
+    def table() -> str:
+        found = results(name)
+        several = {group["name"] for group in found["groups"] if len(group["files"]) > 1}
+        pairs = [p for p in found["pairs"] if p["name"] in several or _is_alone(p["name"], several)]
+        rows = [[p["name"].partition(", seed")[0], p["against"].partition(", seed")[0], change(p)] for p in pairs]
+        return markdown(["EER of", "against", "(95 % interval)"], rows)
+
+    return table
+
+
+def _is_alone(name: str, several: set[str]) -> bool:
+    """Whether a cell is the only one of its method and width."""
+    method, seed, _ = name.partition(", seed")
+    return bool(seed) and method not in several
 
 
 def _apart(model: Results) -> tuple[list[Results], list[Results]]:
@@ -338,6 +369,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "quantizers": quantizers,
     "quantizers-pairs": quantizers_pairs,
     "quantizers-resnet": quantizers_resnet,
+    "quantizers-resnet-pairs": pairs_of("quantizers_resnet"),
+    "quantizers-dfresnet": quantizers_dfresnet,
+    "quantizers-dfresnet-pairs": pairs_of("quantizers_dfresnet"),
+    "quantizers-stress-pairs": pairs_of("quantizers_stress"),
     "quantizers-stress": quantizers_stress,
     "real": real,
     "real-lists": real_lists,
