@@ -67,6 +67,13 @@ class Scores:
     speaker: tuple[Rows, Rows]  # (trials,) of both sides
     sets: list[Rows]  # the trials of each list
 
+    def only(self, rows: Rows) -> Scores:
+        """Some of the trials, in order; a list that keeps none is left out. rows: numbers of trials, rising."""
+        parts = [np.flatnonzero(np.isin(rows, part)) for part in self.sets]
+        first, second = self.speaker
+        kept = [part for part in parts if len(part)]
+        return Scores([stage[rows] for stage in self.stages], self.labels[rows], (first[rows], second[rows]), kept)
+
 
 def tune(
     files: Sequence[str | Path],
@@ -102,7 +109,7 @@ def tune(
     if target["kind"] == "disagreement":
         _refuse_few(len(trials), target["amount"], confidence, len(files))
     bank = Bank(models, trials, root, quiet, store)
-    scored = _scored(bank, loaded)
+    scored = scored_by(bank, loaded)
     bits = [width(model) for model in models]
     costs = bits if target["unit"] == "bits" else [2 * float(np.mean(row)) for row in bank.ms]
     found = fit(scored, costs, target, fuse, quiet)
@@ -125,7 +132,8 @@ def fit(
     return Tuned(maps, gates, threshold, weights, curve)
 
 
-def _scored(bank: Bank, loaded: Sequence[Trials]) -> Scores:
+def scored_by(bank: Bank, loaded: Sequence[Trials]) -> Scores:
+    """The scores that every stage of a bank gives to every trial of its lists."""
     every = np.arange(len(bank.kept))
     stages = [np.asarray(bank.score(stage, every), dtype=np.float64) for stage in range(len(bank.models))]
     return Scores(stages, bank.labels, bank.speaker, rows_of(loaded, bank))
