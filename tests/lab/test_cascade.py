@@ -17,7 +17,7 @@ from sottovoce.errors import BadInput, BadList, BadModel
 from sottovoce.lab import cascade as measuring
 from sottovoce.lab import cascade_tuning as tuning
 from sottovoce.lab.cascade import evaluate_cascade
-from sottovoce.lab.cascade_tuning import tune, width
+from sottovoce.lab.cascade_tuning import Scores, tune, width
 from sottovoce.lab.evaluate import evaluate
 from sottovoce.runtime import cascade as runtime
 from sottovoce.runtime.cascade import load_cascade
@@ -182,6 +182,20 @@ def test_the_same_twice(corpus: Path) -> None:
     once = (corpus / "c.json").read_bytes()
     tuned(corpus, target_eer="5%")
     assert (corpus / "c.json").read_bytes() == once
+
+
+def test_some_trials_of_several_lists() -> None:
+    scores = Scores(
+        [np.arange(6) / 10, np.arange(6) / 5],
+        np.array([1, 0, 1, 0, 1, 0], dtype=np.uint8),
+        (np.arange(6), np.arange(6) + 10),
+        [np.arange(2), np.arange(2, 3), np.arange(3, 6)],
+    )
+    part = scores.only(np.array([0, 3, 5]))
+    assert [row.tolist() for row in part.stages] == [[0.0, 0.3, 0.5], [0.0, 0.6, 1.0]]
+    assert part.labels.tolist() == [1, 0, 0]
+    assert [side.tolist() for side in part.speaker] == [[0, 3, 5], [10, 13, 15]]
+    assert [rows.tolist() for rows in part.sets] == [[0], [1, 2]]  # the second list keeps no trial
 
 
 def test_a_recording_is_embedded_only_where_it_is_needed(corpus: Path) -> None:
