@@ -357,9 +357,54 @@ def sherpa() -> str:
     return markdown(["what", "mean cosine", "least"], rows)
 
 
+def cascade() -> str:
+    """Cascades on speakers they were not tuned on: how many runs keep to the limits, and all trials at once."""
+    heads = ["cascade, lists, tuned for", "runs within both limits", "EER against the last stage, all trials"]
+    heads += ["first stage answers", "ms a fresh pair, of the last stage's"]
+    rows = []
+    for name in ("cascade_sizes", "cascade_widths"):
+        for one in results(name)["on_scores"]:
+            half, cross = one["halvings"], one["cross_fit"]
+            rows.append(
+                [
+                    ", ".join(one[key] for key in ("cascade", "scope", "target")),
+                    f"{half['kept_both']} of {half['runs']}",
+                    change(cross),
+                    f"{100 * cross['stopped'][0]:.0f} %",
+                    f"{cross['ms_fresh_pair']:.1f} of {cross['last_ms_fresh_pair']:.1f}",
+                ]
+            )
+    return markdown(heads, rows)
+
+
+def scoring_ways() -> str:
+    """Ways of scoring, file by file: mean EER over lists, and EER and minDCF of all lists together."""
+    found = results("scoring_ways")["rows"]
+    files = list(dict.fromkeys(row["file"] for row in found))
+    heads = [
+        "way",
+        *(f"{column}, {_file(one)}" for one in files for column in ("mean EER", "EER of all", "minDCF 0.01")),
+    ]
+    rows = []
+    for table, way in dict.fromkeys((row["table"], row["way"]) for row in found):
+        cells = [f"{table}: {way}"]
+        for file in files:
+            row = next(row for row in found if (row["file"], row["table"], row["way"]) == (file, table, way))
+            low, high = row["all"]["min_dcf_interval"]["0.01"]
+            cells += [percent(row["mean_eer"]), with_interval(row["all"])]
+            cells.append(f"{row['all']['min_dcf']['0.01']:.3f} ({low:.3f} to {high:.3f})")
+        rows.append(cells)
+    return markdown(heads, rows)
+
+
+def _file(name: str) -> str:
+    return name if name == "float" else f"{name} bits"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "baseline": baseline,
     "bench": bench,
+    "cascade": cascade,
     "file-contract": file_contract,
     "compress-time": compress_time,
     "frontend": frontend,
@@ -376,6 +421,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "quantizers-stress": quantizers_stress,
     "real": real,
     "real-lists": real_lists,
+    "scoring-ways": scoring_ways,
     "sherpa": sherpa,
     "training-cost": training_cost,
 }

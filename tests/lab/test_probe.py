@@ -280,6 +280,15 @@ def test_files_are_probed_on_the_same_folds(manifest: Path, models: dict[str, in
     assert json.loads(out.read_text()) == json.loads(json.dumps(report, allow_nan=False))
 
 
+def test_folds_that_no_order_fills_are_refused_before_embedding(tmp_path: Path, models: dict[str, int]) -> None:
+    """Three speakers with two of three classes each: of two folds one has two speakers, who share a class."""
+    rows = [f"{who}{kind}.wav\ts{who}\t{kind}" for who in range(3) for kind in range(3) if who != kind]
+    path = write(tmp_path / "odd.tsv", rows, "path\tspeaker\temotion")
+    with pytest.raises(BadInput, match="would be in one fold alone"):
+        probe(["good"], path, [LabelSpec("emotion")], settings=Probe(folds=2), quiet=True)
+    assert models == {"good": 0, "bad": 0}
+
+
 def test_labels_that_cannot_be_probed_are_refused_before_embedding(manifest: Path, models: dict[str, int]) -> None:
     for labels, told in (([LabelSpec("age", (12,))], "has 2 speakers, 4 folds"), ([LabelSpec("sex")], "no column")):
         with pytest.raises((BadInput, BadList), match=told):

@@ -120,6 +120,35 @@ def test_verify_takes_a_cascade(folder: Path, monkeypatch: pytest.MonkeyPatch) -
         verify(cascade, folder / "a.wav", folder / "c.wav")
 
 
+def test_a_file_of_the_first_form_loads(folder: Path) -> None:
+    """As it was written before stages weighed anything."""
+    sums = [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("rough.onnx", "fine.onnx")]
+    text = (
+        '{"format": "sottovoce cascade", "version": 1, "threshold": 0.5, "stages": [{"file": "rough.onnx", "sha256": '
+        f'"{sums[0]}", "bits": 2, "gate": {{"low": 0.4, "high": 0.6, "below": 0.01, "above": 0.02}}, "map": {{"knots": '
+        f'[0.0, 1.0], "values": [0.1, 0.9]}}}}, {{"file": "fine.onnx", "sha256": "{sums[1]}", "bits": 4}}], '
+        '"operating_points": {"balanced": {"threshold": 0.5, "measured_on": "one list"}}}\n'
+    )
+    assert (folder / "c.json").read_text() == text, "and is still written so"
+    (folder / "old.json").write_text(text)
+    assert load_cascade(folder / "old.json").weights is None
+
+
+def test_weighed_stages(folder: Path) -> None:
+    files = [folder / "rough.onnx", folder / "fine.onnx"]
+    maps, weights = [Map((0.0, 1.0), (0.1, 0.9)), SAME], [(1.0,), (0.25, 0.75)]
+    save_cascade(folder / "c.json", files, [2, 4], maps, [UNSURE], 0.5, {"operating_points": POINT}, weights)
+    assert json.loads((folder / "c.json").read_text())["version"] == 2
+    found = load_cascade(folder / "c.json")
+    assert found.weights == ((1.0,), (0.25, 0.75))
+    verdict = found.score(wave(0.03), wave(1.02))
+    assert (verdict.stage, verdict.disagreement) == (2, 0.0)
+    assert verdict.score == pytest.approx(
+        0.25 * math.cos(1.0) + 0.75 * math.cos(0.99), abs=1e-6
+    )  # 0.0 and 1.0; as it is
+    assert found.score(wave(0.11), wave(0.14)).stage == 1
+
+
 def test_the_folder_can_move(folder: Path) -> None:
     moved = folder.rename(folder.with_name(folder.name + "-moved"))
     assert load_cascade(moved / "c.json").stages[1].model.digits == 6
@@ -165,7 +194,9 @@ def test_damage_is_refused(folder: Path) -> None:
     whole = path.read_text()
     stages = json.loads(whole)["stages"]
     for entries, message in (
-        ({"version": 2}, "version 2"),
+        ({"version": 3}, "version 3"),
+        ({"version": 2}, "damaged .*weights"),  # weights are not there
+        ({"version": 2, "stages": [{**one, "weights": [1]} for one in stages]}, "do not fit 2 stages"),
         ({"stages": stages[:1]}, "two stages"),
         ({"stages": stages[1:] + stages[:1]}, "damaged"),  # a first stage without a map
         ({"threshold": "high"}, "damaged"),
@@ -191,9 +222,14 @@ JUNK = st.recursive(
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(st.sampled_from(["stages", "threshold", "operating_points", "gate", "map", "file", "sha256", "bits"]), JUNK)
+@given(
+    st.sampled_from(["stages", "threshold", "operating_points", "gate", "map", "file", "sha256", "bits", "weights"]),
+    JUNK,
+)
 def test_whatever_stands_in_a_place_it_loads_or_is_refused(folder: Path, name: str, value: object) -> None:
     content = json.loads(write(folder).read_text())
+    if name == "weights":
+        content["version"], content["stages"][1]["weights"] = 2, [0.5, 0.5]
     (content if name in content else content["stages"][0])[name] = value
     (folder / "junk.json").write_text(json.dumps(content))
     with contextlib.suppress(BadModel):

@@ -10,7 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sottovoce.errors import BadInput
-from sottovoce.scores.cascade import SAME, Gate, Map, fit_map, mean_cost, reached, run, stopped
+from sottovoce.scores.cascade import (
+    RIDGE,
+    SAME,
+    Gate,
+    Map,
+    evidence,
+    fit_map,
+    fit_weights,
+    mean_cost,
+    reached,
+    run,
+    stopped,
+)
 from sottovoce.scores.metrics import eer
 
 TRIALS = 400
@@ -50,6 +62,89 @@ def test_as_a_loop_over_trials(noisy: tuple[list[np.ndarray], np.ndarray]) -> No
     assert set(found.stage.tolist()) == {0, 1, 2}
     assert found.stage.tolist() == [stage for _, stage in wanted]
     np.testing.assert_allclose(found.scores, [value for value, _ in wanted], rtol=0, atol=1e-15)
+
+
+WEIGHTS = [(1.0,), (0.4, 0.6), (0.1, 0.0, 0.9)]
+
+
+def test_weighed_evidence_as_a_loop_over_trials(noisy: tuple[list[np.ndarray], np.ndarray]) -> None:
+    scores, _ = noisy
+    sums = [
+        np.array([sum(weight * scores[one][trial] for one, weight in enumerate(row)) for trial in range(TRIALS)])
+        for row in WEIGHTS
+    ]
+    maps = [*(fit_map(row, sums[-1]) for row in sums[:-1]), SAME]
+    gates = [Gate.around(0.1, 0.2), Gate(-0.05, 0.3)]
+    found = run(asked(scores), TRIALS, maps, gates, WEIGHTS)
+    wanted = one_by_one(sums, maps, gates)
+    assert set(found.stage.tolist()) == {0, 1, 2}
+    assert found.stage.tolist() == [stage for _, stage in wanted]
+    np.testing.assert_allclose(found.scores, [value for value, _ in wanted], rtol=0, atol=1e-15)
+    np.testing.assert_allclose(evidence(scores, WEIGHTS), sums, rtol=0, atol=1e-15)
+
+
+def test_weights_of_the_last_stage_alone_are_no_weights(noisy: tuple[list[np.ndarray], np.ndarray]) -> None:
+    scores, _ = noisy
+    gates = [Gate.around(0.1, 0.2), Gate.around(0.1, 0.1)]
+    alone = [(1.0,), (0.0, 1.0), (0.0, 0.0, 1.0)]
+    for one, other in ((run(asked(scores), TRIALS, [SAME] * 3, gates, w) for w in (None, alone)),):
+        np.testing.assert_array_equal(one.scores, other.scores)
+        np.testing.assert_array_equal(one.stage, other.stage)
+    for one, other in zip(evidence(scores), scores, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_weights_are_those_of_scikit_learn(noisy: tuple[list[np.ndarray], np.ndarray]) -> None:
+    linear = pytest.importorskip("sklearn.linear_model")
+    _, labels = noisy
+    rng = np.random.default_rng(9)
+    scores = [size * (labels + rng.standard_normal(TRIALS)) for size in (0.1, 0.3, 0.2)]
+    table = np.stack(scores, axis=1)
+    scale = table.std(axis=0)
+    heavy = np.where(labels == 1, 0.5 / labels.sum(), 0.5 / (1 - labels).sum())
+    model = linear.LogisticRegression(C=1 / RIDGE, tol=1e-10, max_iter=1000)
+    slopes = model.fit(table / scale, labels, sample_weight=heavy).coef_[0] / scale
+    assert slopes.min() > 0, "all stages must tell something for the test to say anything"
+    found = fit_weights(scores, labels)
+    np.testing.assert_allclose(found[-1], slopes / slopes.sum(), rtol=0, atol=1e-5)
+    assert [len(row) for row in found] == [1, 2, 3]
+    assert [sum(row) for row in found] == pytest.approx([1, 1, 1])
+
+
+def test_what_two_stages_know_together_is_more() -> None:
+    rng = np.random.default_rng(2)
+    labels = (rng.random(3000) < 0.4).astype(int)
+    scores = [labels + spread * rng.standard_normal(3000) for spread in (0.8, 0.6)]
+    found = fit_weights(scores, labels)
+    assert found[1][0] / found[1][1] == pytest.approx((0.6 / 0.8) ** 2, rel=0.15)  # as their variances say
+    assert eer(evidence(scores, found)[1], labels)[0] < 0.9 * eer(scores[1], labels)[0]
+
+
+def test_a_stage_that_misleads_weighs_nothing() -> None:
+    rng = np.random.default_rng(2)
+    labels = (rng.random(500) < 0.4).astype(int)
+    last = labels + 0.5 * rng.standard_normal(500)
+    assert fit_weights([-last, last + 0.1 * rng.standard_normal(500)][::-1], labels)[1] == (1.0, 0.0)
+    with pytest.raises(BadInput, match="right way round"):
+        fit_weights([-last, -last], labels)
+    with pytest.raises(BadInput):
+        fit_weights([last, last], np.ones(500))
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([(1.0,), (0.5, 0.5), (1.0, 0.0)], "do not fit 3 stages"),
+        ([(1.0,), (0.5, 0.5)], "do not fit 3 stages"),
+        ([(1.0,), (0.5, -0.5), (0, 0, 1)], "0 or more"),
+        ([(1.0,), (0.0, 0.0), (0, 0, 1)], "one above 0"),
+        ([(1.0,), (math.nan, 1.0), (0, 0, 1)], "finite"),
+        ([(1.0,), (1e308, 1e308), (0, 0, 1)], "finite"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(weights: list[tuple[float, ...]], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        run(asked([np.zeros(2)] * 3), 2, [SAME] * 3, [Gate.around(0, 1)] * 2, weights)
 
 
 def test_a_stage_sees_only_what_is_left(noisy: tuple[list[np.ndarray], np.ndarray]) -> None:

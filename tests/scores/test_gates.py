@@ -18,9 +18,11 @@ from sottovoce.scores.gates import (
     best_within,
     cheapest,
     distances,
+    doubts,
     fewest_trials,
     front,
     safe_gates,
+    stop_gates,
     trades,
 )
 from sottovoce.scores.metrics import eer
@@ -84,7 +86,7 @@ def test_the_cheapest_that_keeps_near_the_last_stage(tried: list[Trade], most: i
 
     def keeps(trade: Trade) -> bool:
         wider = [one for one in tried if all(a >= b for a, b in zip(one.distances, trade.distances, strict=True))]
-        return all(abs(one.eer - 4.0) <= most for one in wider)
+        return all(one.eer - 4.0 <= most for one in wider)
 
     assert keeps(chosen)
     assert chosen.cost == min(trade.cost for trade in tried if keeps(trade))
@@ -92,12 +94,14 @@ def test_the_cheapest_that_keeps_near_the_last_stage(tried: list[Trade], most: i
 
 @settings(deadline=None)
 @given(TRADES, st.integers(0, 9))
-def test_the_nearest_within_a_cost(tried: list[Trade], most: int) -> None:
-    fit = [abs(trade.eer - 4.0) for trade in tried if trade.cost <= most]
+def test_the_least_loss_within_a_cost(tried: list[Trade], most: int) -> None:
+    fit = [max(trade.eer - 4.0, 0.0) for trade in tried if trade.cost <= most]
     if fit:
         chosen = best_within(tried, 4.0, most)
         assert chosen.cost <= most
-        assert abs(chosen.eer - 4.0) == min(fit)
+        assert max(chosen.eer - 4.0, 0.0) == min(fit)
+        alike = [one.cost for one in tried if one.cost <= most and max(one.eer - 4.0, 0.0) == min(fit)]
+        assert chosen.cost == max(alike), "of equals the dearest follows the last stage best"
     else:
         with pytest.raises(BadInput, match="the first stage alone costs"):
             best_within(tried, 4.0, most)
@@ -109,6 +113,67 @@ def test_a_target_out_of_reach_is_named() -> None:
         cheapest(tried, 0.01, 0.001)
     with pytest.raises(BadInput, match=r"costs 1 a trial; the first stage alone costs 2"):
         best_within(tried, 0.04, 1.0)
+
+
+def pairs(speakers: int, seed: int) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Scores of three stages on two trials of every pair of speakers, alone or together, and who they are."""
+    rng = np.random.default_rng(seed)
+    enrol, test = (side.ravel().repeat(2) for side in np.meshgrid(range(speakers), range(speakers)))
+    last = 0.5 * (enrol == test) + 0.1 * rng.standard_normal(len(enrol)) + 0.2 * rng.standard_normal(speakers)[enrol]
+    noisy = [np.round(last + spread * rng.standard_normal(len(last)), 2) for spread in (0.2, 0.05)]  # with ties
+    return [*noisy, last], enrol, test
+
+
+@pytest.mark.parametrize(("share", "confidence"), [(0.75, 0.95), (0.5, 0.5), (0.9, 0.8)])
+def test_the_widest_gates_that_let_a_share_through_in_so_many_draws(share: float, confidence: float) -> None:
+    scores, enrol, test = pairs(9, 1)
+    draws, threshold = 60, 0.25
+    first, second = stop_gates(scores, threshold, enrol, test, share, confidence, draws, seed=3)
+    rng = np.random.default_rng(3)
+    drawn = [np.bincount(rng.integers(9, size=9), minlength=9) for _ in range(draws)]
+
+    def reached(distance: float) -> float:
+        """The share of draws in which enough trials stop, drawn speaker by speaker."""
+        enough = 0
+        for times in drawn:
+            answered = total = 0
+            for score, a, b in zip(scores[0], enrol, test, strict=True):
+                weight = times[a] if a == b else times[a] * times[b]
+                total += weight
+                answered += weight * (abs(score - threshold) > distance)
+            enough += answered >= share * total
+        return enough / draws
+
+    distance = (first.high - first.low) / 2
+    wider = [one for one in np.unique(np.abs(scores[0] - threshold)) if one > distance]
+    assert reached(distance) >= confidence
+    assert reached(wider[0]) < confidence
+    spread = [np.sqrt(np.mean((row - scores[2]) ** 2)) for row in scores[:2]]
+    assert doubts(scores) == pytest.approx(spread, abs=1e-12)
+    assert second.high - second.low == pytest.approx(2 * distance * spread[1] / spread[0], abs=1e-12)
+
+
+def test_shares_on_new_speakers_are_as_promised() -> None:
+    """Gates of one crowd on another of the same kind: with a confidence of 0.9 the share is reached mostly."""
+    reached = []
+    for seed in range(40):
+        scores, enrol, test = pairs(12, seed)
+        (gate, _) = stop_gates(scores, 0.25, enrol, test, 0.6, 0.9, 200)
+        reached.append(gate.stops(pairs(12, 1000 + seed)[0][0]).mean() >= 0.6)
+    assert np.mean(reached) >= 0.75
+
+
+@pytest.mark.parametrize(("share", "confidence"), [(0.0, 0.9), (1.0, 0.9), (0.5, 1.0), (math.nan, 0.9)])
+def test_shares_that_are_none_are_refused(share: float, confidence: float) -> None:
+    scores, enrol, test = pairs(4, 0)
+    with pytest.raises(BadInput, match="between 0 and 1"):
+        stop_gates(scores, 0.2, enrol, test, share, confidence)
+
+
+def test_one_speaker_is_too_few_for_a_share() -> None:
+    scores, enrol, _ = pairs(4, 0)
+    with pytest.raises(BadInput, match="two or more"):
+        stop_gates(scores, 0.2, enrol * 0, enrol * 0, 0.5)
 
 
 @pytest.mark.parametrize(("errors", "trials"), [(0, 1), (0, 300), (1, 10), (7, 500), (120, 400), (9, 9), (40, 20000)])

@@ -29,13 +29,17 @@ def cascade_group() -> None:
 @click.argument("models", nargs=-1, required=True, type=click.Path(dir_okay=False))
 @TRIALS
 @AUDIO
-@click.option("--target-eer", help="EER from the last model's at most: 2% (relative) or 0.1 (absolute, in per cent).")
+@click.option("--stop-at-least", help="Share of trials that the first model answers: 75%.")
+@click.option("--target-eer", help="EER above the last model's at most: 2% (relative) or 0.1 (absolute, in per cent).")
 @click.option("--target-cost", help="Mean cost of a trial at most: 2.5 (bits) or 12ms.")
 @click.option("--max-disagreement", help="Share of a stage's answers that the last may change, at most, as in 0.5%.")
-@click.option("--confidence", type=float, default=0.95, show_default=True, help="Of --max-disagreement.")
+@click.option(
+    "--confidence", type=float, default=0.95, show_default=True, help="Of --stop-at-least and --max-disagreement."
+)
 @click.option(
     "--cost", type=click.Choice(["bits", "ms"]), default="bits", show_default=True, help="What --target-eer keeps low."
 )
+@click.option("--fuse", is_flag=True, help="A later model's score is weighed with those of the models before it.")
 @click.option("--out", required=True, type=click.Path(dir_okay=False), help="The cascade to write, .json.")
 def tune_command(models: tuple[str, ...], trials: tuple[str, ...], audio: str, as_json: bool, **settings: Any) -> None:
     """Tune a cascade of MODELS (.onnx, cheapest first) on development trials, for one target.
@@ -61,8 +65,17 @@ def _tuned(report: dict[str, Any]) -> str:
             f"{report['out']}: EER % {percent(report['eer'])} at {report['bits_per_trial']:.2f} bits a trial on "
             f"{report['trials']} development trials, threshold {report['threshold']:.4f}; the last stage would change "
             f"{percent(report['disagreement'])} % of the decisions",
+            *_weighed(report),
         ]
     )
+
+
+def _weighed(report: dict[str, Any]) -> list[str]:
+    """What the stages weigh, where they do."""
+    if report["weights"] is None:
+        return []
+    last = " + ".join(f"{weight:.2f} × stage {stage}" for stage, weight in enumerate(report["weights"][-1], 1))
+    return [f"the last stage goes by {last}: EER % {percent(report['eer_all_go_on'])} if all trials reach it"]
 
 
 def _edge(gate: dict[str, Any] | None, side: str) -> str:
@@ -138,6 +151,9 @@ def _measured(report: dict[str, Any]) -> str:
             *alone,
         ]
     ]
+    if "relative_eer_all_go_on" in report["all"]:
+        both = report["all_go_on"]
+        costs.append(["all weighed, all go on", "", "", "", percent(both["mean_eer"]), percent(both["all"])])
     cost_heads = ["a trial", "bits", "ms fresh pair", "ms shared", "mean EER %", "EER % all"]
     changed = [f"the last stage would change {percent(report['disagreement'])} % of the decisions"] if alone else []
     return "\n".join([table(heads, rows), "", _stages(report["stages"]), "", table(cost_heads, costs), *changed])

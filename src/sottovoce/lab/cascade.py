@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 
 from sottovoce.errors import BadInput
 from sottovoce.lab.bank import Bank, Rows, Store, joined, rows_of
-from sottovoce.lab.evaluate import PRIORS, readable
+from sottovoce.lab.embedding import failure
+from sottovoce.lab.evaluate import figures, readable
 from sottovoce.lab.lists import Trials
+from sottovoce.lab.scored import Scored
 from sottovoce.runtime.cascade import Cascade
-from sottovoce.scores.cascade import Outcome, mean_cost, reached, run, stopped
-from sottovoce.scores.metrics import eer, equal_error, least_cost, min_dcf, redrawn
+from sottovoce.scores.cascade import Outcome, evidence, mean_cost, reached, run, stopped
+from sottovoce.scores.metrics import eer, equal_error, redrawn
 
 Real = NDArray[np.float64]
 
@@ -68,38 +70,48 @@ def evaluate_cascade(
     `stages` (file, bits, bytes, resident_bytes, recordings embedded, ms of one, reached, stopped); `cost` of a trial:
     `bits` (arXiv 2606.08078), `ms_fresh_pair` when both recordings are new in every trial, `ms_shared` when each is
     embedded at most once by each stage, as here. With `full` a stage has `alone` (the same costs, EER of `lists`, of
-    `all`, `mean_eer`), lists and `all` have `last_at_threshold` and `relative_eer` to the last stage with its interval
-    (bootstrap over speakers, the same draws for both), and `disagreement` is the share of decisions at the threshold
-    that the last stage would change. Raises BadList for a list that cannot be measured, BadInput for a record of
-    unknown kind, before any recording is read.
+    `all`, `mean_eer`), `all_go_on` has the EERs where every trial goes to the last stage (of a cascade without weights
+    those of the last alone), lists and `all` have `last_at_threshold` of the decisions then, `relative_eer` to the last
+    stage alone with its interval (bootstrap over speakers, the same draws for both) and, with weights,
+    `relative_eer_all_go_on`; `disagreement` is the share of decisions at the threshold that would change if all went
+    on. Raises BadList for a list that cannot be measured, BadInput for a record of unknown kind, before any recording
+    is read.
     """
     if record is not None and Path(record).suffix not in (".npz", ".json"):
         raise BadInput(f"record {record}: its name must end in .npz or .json")
     loaded = [readable(Path(path)) for path in lists]
     trials = joined(loaded)
     bank = Bank([stage.model for stage in cascade.stages], trials, root, quiet, store)
-    found = run(bank.score, len(bank.kept), cascade.maps, cascade.gates)
+    found = run(bank.score, len(bank.kept), cascade.maps, cascade.gates, cascade.weights)
     needed = ~np.isnan(bank.ms)
     everything = np.arange(len(bank.kept))
     alone = [_real(bank.score(stage, everything)) for stage in range(len(cascade.stages)) if full]
+    final = evidence(alone, cascade.weights)[-1] if full else None
     sets = [*rows_of(loaded, bank), everything]
-    figures = [_figures(cascade, found, alone, bank, rows, draws, seed) for rows in sets]
+    rates = [
+        {
+            **_rates(cascade, found, bank, rows, draws, seed),
+            **_against_last(cascade, found, alone, bank, rows, draws, seed),
+        }
+        for rows in sets
+    ]
     report: dict[str, Any] = {
         "model": cascade.path.name,
         "model_id": cascade.id,
         "model_sha256": hashlib.sha256(cascade.path.read_bytes()).hexdigest(),
         "threshold": cascade.threshold,
-        "lists": [{**_about(one, bank), **rates} for one, rates in zip(loaded, figures, strict=False)],
-        "all": figures[-1],
-        "mean_eer": float(np.mean([one["eer"] for one in figures[:-1]])),
+        "lists": [{**_about(one, bank), **each} for one, each in zip(loaded, rates, strict=False)],
+        "all": rates[-1],
+        "mean_eer": float(np.mean([one["eer"] for one in rates[:-1]])),
         "stages": _stages(cascade, bank, found, needed),
         "cost": _cost(cascade, bank, found.stage, needed),
     }
-    if alone:
+    if final is not None:
         for number, (entry, scores) in enumerate(zip(report["stages"], alone, strict=True)):
             entry["alone"] = {**_cost_alone(bank, number, entry["bits"]), **_rates_alone(scores, bank, sets)}
+        report["all_go_on"] = _rates_alone(final, bank, sets)
         decided = found.scores >= cascade.threshold
-        report["disagreement"] = float((decided != (alone[-1] >= cascade.threshold)).mean())
+        report["disagreement"] = float((decided != (final >= cascade.threshold)).mean())
     if record is not None:
         save_record(record, trials, bank, found)
     return {**report, **report["lists"][0]} if len(lists) == 1 else report
@@ -116,48 +128,43 @@ def _about(trials: Trials, bank: Bank) -> dict[str, Any]:
         "list": trials.name,
         "list_sha256": trials.sha256,
         "form": trials.form,
-        "excluded": [{"path": name, "error": _told(bank.failed[name])} for name in failed],
+        "excluded": [failure(name, bank.failed[name]) for name in failed],
     }
 
 
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+def _rates(cascade: Cascade, found: Outcome, bank: Bank, rows: Rows, draws: int, seed: int) -> dict[str, Any]:
+    """What `evaluate` gives of some of the trials, where they stopped, and the errors of the cascade's decisions."""
+    names = np.unique(np.concatenate(bank.speaker)).astype(str).tolist()
+    enrol, test, first, second = (side[rows] for side in (bank.enrol, bank.test, *bank.speaker))
+    scored = Scored("", "", bank.names, names, enrol, test, first, second, bank.labels[rows], found.scores[rows])
+    return {
+        **figures(scored, draws=draws, seed=seed),
+        "stopped": stopped(found.stage[rows], len(bank.models)).tolist(),
+        "at_threshold": _errors(scored.scores, scored.labels, cascade.threshold),
+    }
 
 
-def _figures(
+def _against_last(
     cascade: Cascade, found: Outcome, alone: Sequence[Real], bank: Bank, rows: Rows, draws: int, seed: int
 ) -> dict[str, Any]:
-    """The error rates of some of the trials, and their EER against the last stage's where that is known."""
-    scores, labels = found.scores[rows], bank.labels[rows]
+    """The EER of some of the trials against the last stage's alone, with its interval; nothing where it is unknown."""
+    if not alone:
+        return {}
+    labels = bank.labels[rows]
     enrol, test = (side[rows] for side in bank.speaker)
-    rate, threshold = eer(scores, labels)
-    metrics = [equal_error, *(least_cost(prior) for prior in PRIORS)]
-    systems = [scores, *(last[rows] for last in alone[-1:])]
+    final = evidence(alone, cascade.weights)[-1][rows]
+    systems = [alone[-1][rows], found.scores[rows], *([] if cascade.weights is None else [final])]
+    base, *others = (eer(row, labels)[0] for row in systems)
     try:
-        drawn = redrawn(systems, labels, enrol, test, metrics, draws, seed)
+        drawn = redrawn(systems, labels, enrol, test, [equal_error], draws, seed)[:, :, 0]
     except BadInput:  # too few speakers to resample: an interval is not known, the rate is
-        drawn = np.zeros((0, len(systems), len(metrics)))
-    bounds = [_middle(drawn[:, 0, number]) for number in range(len(metrics))]
-    figures: dict[str, Any] = {
-        "trials": len(rows),
-        "targets": int(labels.sum()),
-        "speakers": len(np.union1d(enrol, test)),
-        "eer": rate,
-        "eer_interval": bounds[0],
-        "eer_threshold": threshold,
-        "min_dcf": {f"{prior:g}": min_dcf(scores, labels, prior)[0] for prior in PRIORS},
-        "min_dcf_interval": {f"{prior:g}": bound for prior, bound in zip(PRIORS, bounds[1:], strict=True)},
-        "bootstrap_draws": draws,
-        "stopped": stopped(found.stage[rows], len(bank.models)).tolist(),
-        "at_threshold": _errors(scores, labels, cascade.threshold),
-    }
-    if alone:
-        base = eer(systems[1], labels)[0]
-        figures["last_at_threshold"] = _errors(systems[1], labels, cascade.threshold)
-        figures["relative_eer"] = rate / base - 1 if base else None
-        pairs = drawn[drawn[:, 1, 0] > 0][:, :, 0]  # not NaN, and something to divide by
-        figures["relative_eer_interval"] = _middle(pairs[:, 0] / pairs[:, 1] - 1)
-    return figures
+        drawn = np.zeros((0, len(systems)))
+    pairs = drawn[drawn[:, 0] > 0]  # not NaN, and something to divide by
+    against: dict[str, Any] = {"last_at_threshold": _errors(final, labels, cascade.threshold)}
+    for number, (name, rate) in enumerate(zip(("relative_eer", "relative_eer_all_go_on"), others, strict=False), 1):
+        against[name] = rate / base - 1 if base else None
+        against[f"{name}_interval"] = _middle(pairs[:, number] / pairs[:, 0] - 1)
+    return against
 
 
 def _errors(scores: Real, labels: NDArray[np.uint8], threshold: float) -> dict[str, float]:

@@ -78,17 +78,20 @@ def probe(
         raise BadInput("a probe needs at least one model file")
     tables = [labelled(manifest, spec, speaker_column) for spec in labels]
     tables = [check_folds(table, how.folds, drop_small) for table in tables]
+    for table in tables:
+        folds_of(table, how.folds, how.seed)  # a fold that would stay empty is named before anything is embedded
     models = [load(path, engine=engine) for path in files]
     places = Path(root) if root is not None else Path(manifest) if Path(manifest).is_dir() else Path(manifest).parent
     paths = list(dict.fromkeys(path for table in tables for path in table.paths))
     embedded, excluded = _embedded(models, paths, places, workers, quiet)
     tables = [check_folds(table.only(embedded[0].keys()), how.folds, drop_small) for table in tables]
+    folded = [folds_of(table, how.folds, how.seed) for table in tables]
     rows: list[list[dict[str, Any]]] = [[] for _ in models]
     with click.progressbar(
         length=len(tables) * len(models), label="labels × files", file=sys.stderr, hidden=quiet
     ) as b:
-        for table in tables:
-            folds, right = folds_of(table, how.folds, how.seed), []
+        for table, folds in zip(tables, folded, strict=True):
+            right: list[NDArray[np.bool_]] = []
             for place, known in enumerate(embedded):
                 x = np.stack([known[path] for path in table.paths])
                 predicted = predict(x, table.classes_of, folds, how)

@@ -3,7 +3,8 @@
 The file holds `format` ("sottovoce cascade"), `version`, `threshold`, `stages`, `operating_points` (as in a model's
 metadata) and `tuning` (how it was made). A stage: `file`, a path relative to the cascade's folder; its `sha256`; `bits`
 of its weights; all but the last have `map` (`knots`, `values`) and `gate` (`low`, `high`, null for never; `below`,
-`above`, the bounds on disagreement or null).
+`above`, the bounds on disagreement or null). Version 2, where stages weigh the evidence of those before them: each has
+`weights` too, of its own score and theirs, first stage first. A file without weights is written as version 1.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from numpy.typing import NDArray
 
 from sottovoce.errors import BadInput, BadModel
 from sottovoce.runtime.engine import Model, load
-from sottovoce.scores.cascade import SAME, Gate, Map, run
+from sottovoce.scores.cascade import SAME, Gate, Map, Weights, check_weights, run
 
-FORMAT, VERSION = "sottovoce cascade", 1
+FORMAT, VERSIONS = "sottovoce cascade", (1, 2)  # 2: with weights
 LARGEST_FILE = 1 << 24  # bytes
 
 
@@ -56,6 +57,7 @@ class Cascade:
     stages: tuple[Stage, ...]
     gates: tuple[Gate, ...]
     threshold: float
+    weights: tuple[tuple[float, ...], ...] | None = None  # of the evidence of all stages so far; None: each alone
 
     @property
     def rate(self) -> int:
@@ -82,7 +84,7 @@ class Cascade:
             left, right = (self.stages[stage].model.embed(wave).astype(np.float64) for wave in (a, b))
             return [float(np.dot(left, right))]
 
-        found = run(by, 1, self.maps, self.gates)
+        found = run(by, 1, self.maps, self.gates, self.weights)
         score, stage = float(found.scores[0]), int(found.stage[0])
         return Verdict(score, stage + 1, self.disagreement(score, stage))
 
@@ -107,6 +109,7 @@ def load_cascade(path: str | Path, engine: str = "onnxruntime", threads: int = 1
         maps = [*(Map(tuple(one["map"]["knots"]), tuple(one["map"]["values"])) for one in content["stages"][:-1]), SAME]
         gates = tuple(_gate(one["gate"]) for one in content["stages"][:-1])
         bits = [float(one["bits"]) for one in content["stages"]]
+        weights = _weights(content)
         files = [place.parent / _relative(place, one["file"]) for one in content["stages"]]
         sums = [str(one["sha256"]) for one in content["stages"]]
         threshold = float(content["threshold"])
@@ -123,7 +126,7 @@ def load_cascade(path: str | Path, engine: str = "onnxruntime", threads: int = 1
     if odd:
         raise BadModel(f"{place}: {odd.path.name} takes {odd.rate} Hz, {models[0].path.name} {models[0].rate}")
     stages = tuple(Stage(*parts) for parts in zip(models, bits, maps, strict=True))
-    return Cascade(place, hashlib.sha256(raw).hexdigest()[:12], content, stages, gates, threshold)
+    return Cascade(place, hashlib.sha256(raw).hexdigest()[:12], content, stages, gates, threshold, weights)
 
 
 def save_cascade(
@@ -134,10 +137,12 @@ def save_cascade(
     gates: Sequence[Gate],
     threshold: float,
     more: Mapping[str, Any],
+    weights: Weights | None = None,
 ) -> None:
     """Write a cascade of model files; their paths are stored relative to its folder, so that both move together.
 
-    bits, maps: one a file   gates: one a file but the last   more: further entries, plain values
+    bits, maps: one a file   gates: one a file but the last   more: further entries, plain values   weights: as of
+    `scores.cascade.run`
     """
     place = Path(path)
     stages: list[dict[str, Any]] = []
@@ -148,8 +153,11 @@ def save_cascade(
             low, high = (edge if math.isfinite(edge) else None for edge in (gate.low, gate.high))
             stage["gate"] = {"low": low, "high": high, "below": gate.below, "above": gate.above}
             stage["map"] = {"knots": list(to_last.knots), "values": list(to_last.values)}
+        if weights is not None:
+            stage["weights"] = list(weights[len(stages)])
         stages.append(stage)
-    content = {"format": FORMAT, "version": VERSION, "threshold": threshold, "stages": stages, **more}
+    version = VERSIONS[0] if weights is None else VERSIONS[1]
+    content = {"format": FORMAT, "version": version, "threshold": threshold, "stages": stages, **more}
     part = place.with_name(f".{place.name}.{os.getpid()}.part")
     try:
         part.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
@@ -173,8 +181,9 @@ def _content(path: Path, raw: bytes) -> dict[str, Any]:
         raise BadModel(f"{path}: not JSON, so not a cascade; make one with `sotto cascade tune`") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise BadModel(f"{path}: not a cascade; make one with `sotto cascade tune`")
-    if content.get("version") != VERSION:
-        raise BadModel(f"{path}: version {content.get('version')!r}, this sottovoce reads {VERSION}; update the older")
+    if content.get("version") not in VERSIONS:
+        known = " and ".join(map(str, VERSIONS))
+        raise BadModel(f"{path}: version {content.get('version')!r}, this sottovoce reads {known}; update the older")
     stages = content.get("stages")
     if not isinstance(stages, list) or len(stages) < 2:
         raise BadModel(f"{path}: a cascade has two stages or more; make it with `sotto cascade tune`")
@@ -185,6 +194,12 @@ def _gate(entry: Mapping[str, Any]) -> Gate:
     low, high = entry["low"], entry["high"]
     below, above = (None if entry[name] is None else float(entry[name]) for name in ("below", "above"))
     return Gate(-math.inf if low is None else float(low), math.inf if high is None else float(high), below, above)
+
+
+def _weights(content: Mapping[str, Any]) -> tuple[tuple[float, ...], ...] | None:
+    if content["version"] == VERSIONS[0]:
+        return None
+    return tuple(check_weights([one["weights"] for one in content["stages"]], len(content["stages"])))
 
 
 def _relative(path: Path, name: str) -> PurePosixPath:

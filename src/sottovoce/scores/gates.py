@@ -1,7 +1,8 @@
-"""Where the gates of a cascade stand: for a target of EER or cost, or for a bound on disagreement with the last stage.
+"""Where the gates of a cascade stand: for an EER, a cost, a share of trials, or a bound on disagreement.
 
-The first is arXiv 2606.08078 as we read it (how the paper weighs EER against cost is not public: here the cheapest that
-keeps near the last stage's EER, or the nearest to it within a cost, over a grid). The second, `safe_gates`, is ours.
+The first two are arXiv 2606.08078 as we read it (how the paper weighs EER against cost is not public: here the cheapest
+that loses little against the last stage's EER, or the least loss within a cost, over a grid). `stop_gates`, for a share
+of trials that the first stage answers, and `safe_gates` are ours.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from numpy.typing import ArrayLike, NDArray
 from sottovoce.errors import BadInput
 from sottovoce.scores.cascade import SAME, Gate, Map, Real, Rows, mean_cost, run, stopped
 from sottovoce.scores.metrics import eer
+from sottovoce.scores.resampling import speaker_numbers
 
 COMBINATIONS = 400  # of gates that are tried for a target, at most
 POINTS = 100  # of one gate, at most
+DRAWS = 1000  # of speakers, for a share of trials
 STEP = 0.005  # of a cosine, between the thresholds that `safe_gates` tests
 
 
@@ -79,31 +82,89 @@ def front(tried: Sequence[Trade]) -> list[Trade]:
 
 
 def cheapest(tried: Sequence[Trade], last: float, most: float) -> Trade:
-    """The cheapest trade that keeps within `most` of the last stage's EER, to either side, and all wider gates too.
+    """The cheapest trade whose EER is at most `most` above the last stage's, and that of all wider gates too.
 
-    tried: with infinite gates among them, whose EER is the last stage's. An EER far below the last stage's is no better
-    than one above it: neither follows that stage, and neither lasts on other trials.
+    tried: with infinite gates among them, whose EER is the last stage's. A trade that is good among wider ones that are
+    not is luck, and does not last on other trials.
     """
-    near = np.array([abs(trade.eer - last) <= most + 1e-12 for trade in tried])
+    near = np.array([trade.eer - last <= most + 1e-12 for trade in tried])
     far = np.array([trade.distances for trade in tried])
     fit = [trade for trade, one in zip(tried, far, strict=True) if near[(far >= one).all(axis=1)].all()]
     if not fit:
         raise BadInput(
             f"gates: none of {len(tried)} choices keeps to the last stage's EER; infinite gates must be tried"
         )
-    return min(fit, key=lambda one: (one.cost, abs(one.eer - last)))
+    return min(fit, key=lambda one: (one.cost, one.eer))
 
 
 def best_within(tried: Sequence[Trade], last: float, most_cost: float) -> Trade:
-    """The trade whose EER is nearest to the last stage's, of those that cost at most `most_cost`; widest where equal.
+    """The trade that loses least against the last stage's EER, of those that cost at most `most_cost`.
 
-    Raises BadInput, naming the least cost there is.
+    An EER below the last stage's is no loss, and no gain either: on development trials it may be luck. Of equals the
+    dearest is taken, which follows the last stage best. Raises BadInput, naming the least cost there is.
     """
     fit = [trade for trade in tried if trade.cost <= most_cost + 1e-12]
     if not fit:
         least = min(trade.cost for trade in tried)
         raise BadInput(f"gates: no choice costs {most_cost:g} a trial; the first stage alone costs {least:g}")
-    return min(fit, key=lambda one: (abs(one.eer - last), -one.cost))
+    return min(fit, key=lambda one: (max(one.eer - last, 0.0), -one.cost))
+
+
+# ---- gates that let a share of trials through
+
+
+def doubts(mapped: Sequence[Real]) -> list[float]:
+    """How far the mapped scores of each stage but the last are from the last stage's: root mean square."""
+    return [float(np.sqrt(np.mean((row - mapped[-1]) ** 2))) for row in mapped[:-1]]
+
+
+def stop_gates(
+    mapped: Sequence[Real],
+    threshold: float,
+    enrol_speaker: ArrayLike,
+    test_speaker: ArrayLike,
+    share: float,
+    confidence: float = 0.95,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> list[Gate]:
+    """The widest gates around the threshold with which the first stage answers at least a share of the trials.
+
+    mapped: (trials,) for each stage, on the last stage's scale   enrol_speaker, test_speaker: (trials,). The share is
+    reached in `confidence` of the draws of speakers (trials weighted as in `resampling.redrawn`), because the share on
+    other speakers differs from that of these. Gates of later stages are as wide in proportion to their doubt as the
+    first. Raises BadInput for a share or confidence outside (0, 1) and for fewer than two speakers. Ours.
+    """
+    if not (0 < share < 1 and 0 < confidence < 1):
+        raise BadInput(f"gates: a share of {share:g} and a confidence of {confidence:g} must lie between 0 and 1")
+    far = np.abs(mapped[0] - threshold)
+    reach = _reaches(far, *speaker_numbers(enrol_speaker, test_speaker, len(far)), share, draws, seed)
+    first = float(np.quantile(reach, 1 - confidence, method="lower"))
+    spread = doubts(mapped)
+    parts = [one / spread[0] if spread[0] > 0 else 1.0 for one in spread]
+    return [Gate.around(threshold, first * part) for part in parts]
+
+
+def _reaches(far: Real, first: Rows, second: Rows, speakers: int, share: float, draws: int, seed: int) -> Real:
+    """For each draw of speakers the largest distance beyond which a share of the trials lies: (draws,).
+
+    far: (trials,) distances. It lies between two of them, so that rounding cannot move a trial across.
+    """
+    order = np.argsort(-far, kind="stable")
+    falling, a, b = far[order], first[order], second[order]
+    last_of = np.searchsorted(-falling, -falling, side="right")  # the first trial that is nearer
+    inner = np.append(falling, 0.0)[last_of]
+    between = (falling + inner) / 2
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(draws):
+        times = np.bincount(rng.integers(speakers, size=speakers), minlength=speakers).astype(np.float64)
+        total = np.cumsum(times[a] * np.where(a == b, 1.0, times[b]))
+        if total[-1] > 0:  # else nothing was drawn together
+            found.append(between[int(np.searchsorted(total, share * total[-1] * (1 - 1e-12)))])
+    if not found:
+        raise BadInput(f"gates: none of {draws} draws of the speakers has a trial; give trials of more speakers")
+    return np.array(found)
 
 
 # ---- gates that keep to a bound on disagreement
