@@ -18,7 +18,7 @@ from sottovoce.bits.plan import Plan, Spec
 from sottovoce.errors import BadInput, BadModel, BadPlan
 from sottovoce.export import describe, plain, read_weights
 from sottovoce.lab import budget as budgets
-from sottovoce.lab import damage, onnx_read, posttraining
+from sottovoce.lab import damage, onnx_read, onnx_torch, posttraining
 from sottovoce.lab.budget import allocate, compress_within
 from sottovoce.lab.compress import compress, recordings
 from sottovoce.lab.desk import SPARE
@@ -53,6 +53,7 @@ def exported(folder):
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(posttraining, "CROPS", (8, 8))
+    monkeypatch.setattr(posttraining, "STEPS", (2, 2))
     monkeypatch.setattr(posttraining, "CROP_S", 0.5)
     monkeypatch.setattr(posttraining, "HELD_S", 0.5)
 
@@ -96,9 +97,26 @@ def test_the_file_keeps_its_contract(quick: None, exported, corpus: Path, tmp_pa
     assert {entry.bits for entry in read_weights(out).values()} <= {8, bits}
     assert told["float_layers"] == []
     assert report["float_layers"] == []
+    assert [stage["name"] for stage in report["stages"]] == ["nearest", "round", "follow"]
     drift = [stage["drift"] for stage in report["stages"]]
-    assert len(drift) == 2
     assert bits == 8 or drift[1] < drift[0]
+    assert report["not_followed"] is None
+
+
+@pytest.mark.parametrize("name", published.FAMILIES)
+def test_without_gradients_onnxruntime_alone_rounds(
+    quick: None, exported, corpus: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+    path, _ = exported(name)
+    monkeypatch.delitem(onnx_torch.OPERATORS, "Add")
+    report = compress(path, out=tmp_path / "m.onnx", bits=2, data=corpus, utterances=15, front_end="wespeaker")
+    assert [stage["name"] for stage in report["stages"]] == ["nearest", "round"]
+    assert report["stages"][1]["drift"] < report["stages"][0]["drift"]
+    assert report["method"] == "round"
+    assert "the graph has Add" in report["not_followed"]
+    assert "follow ends after round: the graph has Add" in capfd.readouterr().err
+    with pytest.raises(BadInput, match="needs gradients"):
+        allocate(path, bits_per_weight=2.0, sensitivity="hessian", data=corpus, front_end="wespeaker")
 
 
 def embedding(model: onnx.ModelProto, wave: np.ndarray) -> np.ndarray:

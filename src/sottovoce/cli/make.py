@@ -225,7 +225,8 @@ def _in_float(report: dict[str, Any]) -> list[str]:
         return []
     left = ", ".join(f"{count} {name}" for name, count in report["float_operators"].items())
     layers = f"; layers in float: {', '.join(report['float_layers'])}" if report["float_layers"] else ""
-    return [f"in float: {left or 'nothing'}{layers}"]
+    followed = report.get("not_followed")
+    return [f"in float: {left or 'nothing'}{layers}", *([f"not followed: {followed}"] if followed else [])]
 
 
 def _speed(speed: dict[str, float] | None) -> list[str]:

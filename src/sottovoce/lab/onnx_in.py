@@ -20,14 +20,19 @@ from numpy.typing import NDArray
 from sottovoce import quant
 from sottovoce.bits.formats import Coded
 from sottovoce.bits.plan import Plan
+from sottovoce.errors import BadInput
 from sottovoce.export import assemble, standard
 from sottovoce.export import metadata as about
 from sottovoce.export.trace import FEATURES
 from sottovoce.lab import onnx_rounding, posttraining
-from sottovoce.lab.onnx_read import embedder, read
+from sottovoce.lab.onnx_read import Source, embedder, read
+from sottovoce.lab.onnx_rounding import Shells
+from sottovoce.lab.onnx_torch import Replay
 from sottovoce.networks.frontend import FrontEnd
 
-METHODS = {"follow": "round"}  # there is no network to train: what stands for a method
+METHODS = {"follow": "round"}  # where no gradients pass through the graph: what stands for a method
+TRIED = (150, 187)  # frames that a replay is compared with onnxruntime on
+CLOSE = 1e-4  # largest difference of unit embeddings that a replay may have
 
 Wave = NDArray[np.float32]
 
@@ -40,13 +45,16 @@ class Published:
     """
 
     plan = ""
-    differentiable = False
 
     def __init__(self, path: str | Path, front_end: str | None = None) -> None:
         self.source = read(path, front_end)
         self.path, self.front_end, self.min_frames = self.source.path, self.source.front_end, self.source.min_frames
-        self.network = onnx_rounding.shells(self.source.graph, self.source.layers)
-        self._shapes = quant.quantizable(self.network)
+        self.network, self.not_followed = _network(self.source)
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether torch can compute the graph, so that gradients pass through it."""
+        return self.not_followed is None
 
     def embeddings(self, waves: Sequence[Wave]) -> NDArray[np.float32]:
         """Unit embeddings of recordings of any length by the float graph: (waves, dim)."""
@@ -56,12 +64,19 @@ class Published:
     def improve(self, plan: Plan, waves: Sequence[Wave], method: str | None, seed: int) -> list[posttraining.Stage]:
         """Attach a plan to the shells and let the stages of a method work on them; None: no stage.
 
-        A stage that does not help is dropped. Following the float network needs a checkpoint, so that `follow` ends
-        after `round`.
+        A stage that does not help is dropped. Where no gradients pass through the graph, `follow` ends after `round`,
+        which onnxruntime alone can do.
         """
+        if method is None or not self.differentiable:
+            quant.attach(self.network, plan)
+            return self._improve(waves, method, seed) if method is not None else []
+        teacher = copy.deepcopy(self.network)
         quant.attach(self.network, plan)
-        if method is None:
-            return []
+        return posttraining.improve(self.network, teacher, self.front_end, waves, method=method, seed=seed)
+
+    def _improve(self, waves: Sequence[Wave], method: str, seed: int) -> list[posttraining.Stage]:
+        if method in METHODS:
+            print(f"warning: {method} ends after {METHODS[method]}: {self.not_followed}", file=sys.stderr)
         names = posttraining.METHODS[METHODS.get(method, method)]
         if len(waves) < posttraining.LEAST and names:
             told = f"{len(waves)} recordings are too few to round on; give at least {posttraining.LEAST}"
@@ -115,6 +130,7 @@ class Published:
             "min_frames": self.min_frames,
             "float_operators": self.source.float_operators,
             "unreached": self.source.unreached,
+            "not_followed": self.not_followed,
         }
 
     def _round(self, waves: Sequence[Wave], seed: int, rounding: bool) -> None:
@@ -134,6 +150,31 @@ class Published:
         layers = self.source.layers
         arrays = standard.run(self.source.graph, [node.output[0] for node in layers.values()], {FEATURES: features})
         return {name: array.size for name, array in zip(layers, arrays, strict=True)}
+
+
+def _network(source: Source) -> tuple[Shells, str | None]:
+    """The layers of a graph as a network, in torch where that computes the same, and else why it does not."""
+    plain = onnx_rounding.shells(source.graph, source.layers)
+    try:
+        replay = onnx_rounding.shells(source.graph, source.layers, Replay)
+        difference = max(_difference(replay, plain, source, max(frames, source.min_frames)) for frames in TRIED)
+    except BadInput as error:
+        return plain, str(error)
+    except (RuntimeError, ValueError, IndexError, KeyError, TypeError) as error:
+        told = " ".join(str(error).split())[:120]
+        return plain, f"torch cannot compute the graph for several recordings at once ({told})"
+    if not difference <= CLOSE:
+        return plain, f"torch computes the graph otherwise than onnxruntime, by {difference:.1e}"
+    return replay, None
+
+
+@torch.no_grad()
+def _difference(replay: Shells, plain: Shells, source: Source, frames: int) -> float:
+    """Largest difference of unit embeddings between torch, several at once, and onnxruntime, one by one."""
+    generator = torch.Generator().manual_seed(frames)
+    features = torch.randn(3, source.front_end.rows, frames, generator=generator)
+    found, wanted = (torch.nn.functional.normalize(network(features)) for network in (replay, plain))
+    return float((found - wanted).abs().max()) if found.shape == wanted.shape else float("inf")
 
 
 class _Judge:

@@ -79,9 +79,9 @@ def _has(network: nn.Module, name: str) -> bool:
     return any(name == known for known, _ in network.named_modules())
 
 
-def shells(graph: Graph, layers: Mapping[str, NodeProto]) -> Shells:
+def shells(graph: Graph, layers: Mapping[str, NodeProto], kind: type[Shells] = Shells) -> Shells:
     """One layer of torch for every layer of a graph, under its name, with its weight and bias."""
-    root = Shells(graph, layers)
+    root = kind(graph, layers)
     for name, node in layers.items():
         weight = torch.from_numpy(graph.constants[name + WEIGHT].copy())
         layer = _shell(node, weight)
