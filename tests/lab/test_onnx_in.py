@@ -103,7 +103,7 @@ def test_the_file_keeps_its_contract(quick: None, exported, corpus: Path, tmp_pa
     assert report["not_followed"] is None
 
 
-@pytest.mark.parametrize("name", published.FAMILIES)
+@pytest.mark.parametrize("name", ["resnet", "matmul-attention"])
 def test_without_gradients_onnxruntime_alone_rounds(
     quick: None, exported, corpus: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capfd
 ) -> None:
