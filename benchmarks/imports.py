@@ -9,6 +9,7 @@ times and parity are those of a trained network, the cosine of the 4-bit file is
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -77,7 +78,16 @@ def main(arguments: list[str]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             rows.append(measure(preset, data, method, Path(folder)))
         print(rows[-1], flush=True)
-    out.write_text(json.dumps({"machine": machine(), "versions": versions(), "rows": rows}, indent=1) + "\n")
+    result = {
+        "what": "import, float file and 4-bit file of networks of full size with random weights; seconds of wall time",
+        "command": f"python benchmarks/imports.py RECORDINGS results/{out.name} --method {method}",
+        "machine": machine(),
+        "versions": versions(),
+        "rows": rows,
+    }
+    part = out.with_name(f"{out.name}.part")
+    part.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(part, out)
 
 
 if __name__ == "__main__":

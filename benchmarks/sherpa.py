@@ -26,8 +26,8 @@ from sottovoce.audio.wav import read
 from sottovoce.export.forms import SHERPA, for_sherpa, resampled_rows
 from sottovoce.lab.bench import machine, versions
 from sottovoce.lab.compress import RATE, export, recordings
-from sottovoce.lab.onnx_in import embedder
-from sottovoce.lab.onnx_in import read as read_onnx
+from sottovoce.lab.onnx_read import embedder
+from sottovoce.lab.onnx_read import read as read_onnx
 from sottovoce.networks.frontend import FrontEnd
 from sottovoce.runtime.engine import load
 

@@ -13,10 +13,12 @@ missing packages are replaced by hollow ones, which the definitions never reach.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import importlib
 import importlib.abc
 import importlib.machinery
+import importlib.metadata
 import json
 import sys
 import tempfile
@@ -221,6 +223,7 @@ def write_golden() -> None:
 
 def compare_full(out: Path) -> None:
     """Networks of full size: imported from what torch.save makes of them, on one recording."""
+    from sottovoce.lab.bench import machine, versions
     from sottovoce.lab.imports import import_checkpoint
 
     rows = []
@@ -244,7 +247,24 @@ def compare_full(out: Path) -> None:
             row = {"case": name, "toolkit": report["toolkit"], "parameters": report["parameters"], **report["check"]}
             rows.append({**row, "seconds": round(time.monotonic() - began, 2)})
             print(rows[-1], flush=True)
-    out.write_text(json.dumps({"torch": torch.__version__, "rows": rows}, indent=1) + "\n")
+    result = {
+        "what": "networks of full size with random weights, imported from their toolkit's layout, against the original "
+        "code of that toolkit with its own front end: unit embeddings of one recording",
+        "command": f"python scripts/oracles.py ORIGINALS --full results/{out.name}",
+        "machine": machine(),
+        "versions": {**versions(), **packages()},
+        "rows": rows,
+    }
+    out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def packages() -> dict[str, str]:
+    """Versions of the packages whose code is the oracle, as far as they are installed."""
+    found = {}
+    for name in ("speechbrain", "modelscope", "pyannote.audio", "kaldi-native-fbank"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def main(arguments: list[str]) -> None:

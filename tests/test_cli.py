@@ -190,6 +190,7 @@ def test_compress_hands_everything_on(stand_in: Any, tmp_path: Path) -> None:
         "audio": "root",
         "seed": 0,
         "method": "follow",
+        "front_end": None,
     }
     assert sotto("compress", "c", "--bits", 4, "--out", "m4.onnx", "--json").exit_code == 0
     assert asked["bits"] == 4
@@ -416,6 +417,7 @@ def test_allocate_hands_everything_on(stand_in: Any) -> None:
         "widths": [2, 4],
         "family": "uniform",
         "utterances": 32,
+        "front_end": None,
         "out": None,
         "seed": 0,
     }

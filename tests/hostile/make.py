@@ -145,6 +145,12 @@ def no_tensors(path: Path) -> None:
     archive(path, b"\x80\x02}(X\x05\x00\x00\x00epochK\x03u.", {})
 
 
+def nan_weights(path: Path) -> None:
+    """Well-formed, so that `listing` takes it; its values are refused."""
+    values = np.full(64, np.nan, np.float32)
+    archive(path, dictionary({"module.conv1.weight": tensor("0", (64,), (1,), 64)}), {"0": values.tobytes()})
+
+
 FILES: dict[str, tuple[Callable[[Path], None], str, str]] = {  # name: maker, error, a part of its message
     "code.pt": (code, "UnsafeCheckpoint", "exec"),
     "code_new_protocol.pt": (code_new_protocol, "UnsafeCheckpoint", "eval"),

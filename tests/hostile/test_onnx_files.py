@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sottovoce.cli import main
 from sottovoce.errors import SottoError
 from sottovoce.export.source import read_source
-from sottovoce.lab import onnx_in
+from sottovoce.lab import onnx_read
 
 sys.path.insert(0, str(Path(__file__).parent))
 import onnx_files
@@ -94,4 +94,4 @@ def test_a_damaged_graph_is_an_error_of_ours_or_a_network(tmp_path_factory, plac
     path = tmp_path_factory.getbasetemp() / "graph.onnx"
     path.write_bytes(bytes(damaged))
     with contextlib.suppress(SottoError):
-        assert onnx_in.read(path, "wespeaker").dim > 0
+        assert onnx_read.read(path, "wespeaker").dim > 0

@@ -16,17 +16,11 @@ from sottovoce.bits.plan import Plan, Spec
 from sottovoce.errors import BadInput, BadPlan
 from sottovoce.lab import budget as budgets
 from sottovoce.lab import checkpoint, damage
-from sottovoce.lab.budget import (
-    Desk,
-    Loss,
-    allocate,
-    choices,
-    compress_within,
-    look_up_bytes,
-    narrowest,
-    parse_loss,
-    parse_size,
-)
+from sottovoce.lab import desk as desks
+from sottovoce.lab.budget import allocate, choices, compress_within
+from sottovoce.lab.desk import Desk, look_up_bytes, narrowest
+from sottovoce.lab.limits import Loss, parse_loss, parse_size
+from sottovoce.lab.subject import Trained
 from sottovoce.quant.sensitivity import squared_errors
 
 NETWORK = {"kind": "resnet", "blocks": [1, 1], "width": 8, "dim": 16}
@@ -49,7 +43,7 @@ def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def unbuilt(monkeypatch: pytest.MonkeyPatch) -> None:
     """No file is built to learn its size."""
-    monkeypatch.setattr(budgets.Desk, "file_bytes", lambda self, plan: 10**6)
+    monkeypatch.setattr(desks.Desk, "file_bytes", lambda self, plan: 10**6)
 
 
 @pytest.fixture
@@ -168,7 +162,7 @@ def test_the_file_is_within_the_size_and_near_it(float_file: Path, tmp_path: Pat
     )
     assert report["bytes"] == (tmp_path / "m.onnx").stat().st_size
     assert report["bytes"] <= asked
-    assert 0 <= report["allocation"]["file_bytes"] - report["bytes"] < 2 * budgets.SPARE
+    assert 0 <= report["allocation"]["file_bytes"] - report["bytes"] < 2 * desks.SPARE
     assert report["allocation"]["stored_bytes"] < report["bytes"]
     assert report["plan"] == report["allocation"]["plan"]
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
@@ -177,8 +171,8 @@ def test_the_file_is_within_the_size_and_near_it(float_file: Path, tmp_path: Pat
 @pytest.fixture(scope="module")
 def desk(float_file: Path) -> Desk:
     """The float network with the squared errors of its weights as damage."""
-    desk = Desk(checkpoint.load(float_file), choices("kmeans", WIDTHS))
-    errors = squared_errors(desk.loaded.network, list(desk.specs.values()))
+    desk = Desk(Trained(float_file), choices("kmeans", WIDTHS))
+    errors = squared_errors(desk.subject.network, list(desk.specs.values()))
     desk.learn({layer: {str(spec): value for spec, value in row.items()} for layer, row in errors.items()}, {})
     return desk
 
@@ -211,11 +205,14 @@ def test_look_ups_are_foreseen_to_the_byte_but_for_names(desk: Desk) -> None:
 def test_a_file_above_the_size_is_made_again(float_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A compressor that writes 300 bytes more than was foreseen."""
     asked: list[str] = []
-    monkeypatch.setattr(budgets, "allocate", lambda *_, size, **__: asked.append(size) or {"plan": "*=kmeans2"})
-    monkeypatch.setattr(budgets, "compress", lambda *_, **__: {"bytes": int(asked[-1]) + 300})
-    report = compress_within(float_file, out=tmp_path / "m.onnx", size="50kB", allocation={})
+    found: dict[str, Any] = {"plan": "*=kmeans2", "damage_by_layer": {}, "predicted_damage": 0.5}
+    report: dict[str, Any] = {"wide_layers": [], "damage": {"drift": 0.1}}
+    monkeypatch.setattr(budgets, "allocate", lambda *_, size, **__: asked.append(size) or found)
+    monkeypatch.setattr(budgets, "compress", lambda *_, **__: {**report, "bytes": int(asked[-1]) + 300})
+    made = compress_within(float_file, out=tmp_path / "m.onnx", size="50kB", allocation={})
     assert asked == ["50000", "49700"]
-    assert report["bytes"] == 50_000
+    assert made["bytes"] == 50_000
+    assert made["damage"] == {"drift": 0.1, "predicted": 0.5}
     monkeypatch.setattr(budgets, "compress", lambda *_, **__: {"bytes": 60_000})
     with pytest.raises(BadPlan, match="no file within 50,000 bytes"):
         compress_within(float_file, out=tmp_path / "m.onnx", size="50kB", allocation={})
@@ -235,8 +232,8 @@ def test_eer_budgets_count_their_evaluations(
         state["bits"] = sum(count[name] * int(spec.format[-1]) for name, spec in specs.items()) / sum(count.values())
         next(rates)
 
-    monkeypatch.setattr(budgets, "compress", compress)
-    monkeypatch.setattr(budgets, "_mean_eer", lambda *_: 0.05 if state["bits"] >= 2.6 else 0.06)
+    monkeypatch.setattr(desks, "compress", compress)
+    monkeypatch.setattr(desks, "_mean_eer", lambda *_: 0.05 if state["bits"] >= 2.6 else 0.06)
     asked = {"sensitivity": "weights", "trials": [trials], "audio": corpus}
     report = allocate(float_file, max_eer_loss="2%", **asked)
     assert report["float_eer"] == 0.05

@@ -29,9 +29,10 @@ def import_command(checkpoint: str, as_json: bool, **settings: Any) -> None:
     and shapes of their tensors. Nothing in the file is run. `sotto compress` then quantizes what --out names.
     """
     from sottovoce.lab.pickles import listing
-    from sottovoce.lab.toolkits import find
+    from sottovoce.lab.toolkits import check_values, find, inner
 
-    listing(find(checkpoint)[0])  # refuses before torch is loaded
+    path = find(checkpoint)[0]
+    check_values(path, inner(listing(path)))  # refuses before torch is loaded
     with lab_extra("import"):
         from sottovoce.lab.imports import import_checkpoint
     report = import_checkpoint(checkpoint, **settings)

@@ -69,13 +69,16 @@ def _widths(text: str) -> list[int]:
 @click.option("--audio", type=click.Path(file_okay=False), help="Folder the paths of --trials start from.")
 @options(ALLOCATION)
 @click.option("--utterances", type=click.IntRange(1), default=32, show_default=True, help="Recordings to measure on.")
+@click.option("--front-end", help="What makes the features of a published .onnx, by its preset's name.")
 @click.option("--out", type=click.Path(dir_okay=False), help="The plan to write; what was measured is kept beside it.")
 @click.option("--seed", type=int, default=0, show_default=True)
 def allocate_command(checkpoint: str, widths: str, as_json: bool, **settings: Any) -> None:
-    """Find the plan for CHECKPOINT that does the least damage within a budget.
+    """Find the plan for CHECKPOINT (.safetensors, or a published .onnx) that does the least damage within a budget.
 
     Give one budget. `sotto compress --plan @FILE` uses the plan that --out writes.
     """
+    if checkpoint.endswith(".onnx"):
+        _readable(checkpoint)
     with lab_extra("allocation"):
         from sottovoce.lab.budget import allocate
     report = allocate(checkpoint, widths=_widths(widths), **settings)
@@ -143,23 +146,19 @@ def compress_command(
     """Quantize CHECKPOINT (.safetensors, or a published .onnx that takes features) and write one .onnx.
 
     Give --bits, --plan or a budget (--size, --bits-per-weight, --max-eer-loss), with which the plan is found as by
-    `sotto allocate`; a checkpoint that was trained with a plan keeps its own. With --trials and --audio the file also
-    learns the threshold that `sotto verify` decides by.
+    `sotto allocate`; a checkpoint that was trained with a plan keeps its own. What scores mean is learned from --trials
+    and --audio, or else from pseudo-trials: crops of the same recording of --data against others.
     """
-    budget: dict[str, Any] = {"size": size, "bits_per_weight": bits_per_weight, "max_eer_loss": max_eer_loss}
-    free = all(value is None for value in budget.values())
     if checkpoint.endswith(".onnx"):
-        if not free:
-            raise BadInput(f"{checkpoint}: a budget needs a checkpoint; give --bits or --plan")
-        report = _compress_onnx(checkpoint, bits, plan, front_end=front_end, **settings)
-        show(report, as_json, _compression_of_onnx(report))
-        return
-    if front_end is not None:
+        _readable(checkpoint)
+    elif front_end is not None:
         raise BadInput("--front-end is for a published .onnx; a checkpoint says how its features are made")
-    if free:
+    budget: dict[str, Any] = {"size": size, "bits_per_weight": bits_per_weight, "max_eer_loss": max_eer_loss}
+    shared = {"front_end": front_end, **settings}
+    if all(value is None for value in budget.values()):
         with lab_extra("compression"):
             from sottovoce.lab.compress import compress
-        report = compress(checkpoint, bits=int(bits) if bits else None, plan=_plan_text(plan), **settings)
+        report = compress(checkpoint, bits=int(bits) if bits else None, plan=_plan_text(plan), **shared)
         show(report, as_json, _compression(report))
         return
     if bits or plan:
@@ -167,30 +166,77 @@ def compress_command(
     how = {"sensitivity": sensitivity, "search": search, "widths": _widths(widths), "family": family}
     with lab_extra("compression"):
         from sottovoce.lab.budget import compress_within
-    report = compress_within(checkpoint, **budget, allocation=how, **settings)
+    report = compress_within(checkpoint, **budget, allocation=how, **shared)
     show(report, as_json, f"{_allocation(report['allocation'])}\n\n{_compression(report)}")
 
 
-def _compress_onnx(path: str, bits: str | None, plan: str | None, **settings: Any) -> dict[str, Any]:
+def _readable(path: str) -> None:
+    """Refuse an .onnx that cannot be used before torch is loaded."""
     with lab_extra("compression"):
         from sottovoce.export.source import read_source
-
-        read_source(path)  # so that what cannot be used is refused before torch is loaded
-        from sottovoce.lab.onnx_in import compress
-    return compress(path, bits=int(bits) if bits else None, plan=_plan_text(plan), **settings)
-
-
-def _compression_of_onnx(report: dict[str, Any]) -> str:
-    left = ", ".join(f"{count} {name}" for name, count in report["float_operators"].items())
-    layers = f"; layers in float: {', '.join(report['float_layers'])}" if report["float_layers"] else ""
-    return f"{_compression(report)}\nin float: {left or 'nothing'}{layers}"
+    read_source(path)
 
 
 def _compression(report: dict[str, Any]) -> str:
-    size = f"{report['bytes']:,} bytes, {report['bits_per_weight']:.3f} bits a weight"
-    kept = report["cosine_to_checkpoint"]["mean"]
-    line = f"{report['model']}: {size}, mean cosine to the checkpoint {kept:.4f}"
-    return "\n".join([*map(_stage, report.get("stages", [])), line])
+    """What was done, for people: stages, damage, calibration, layers that stayed wide or in float, speed, bytes."""
+    return "\n".join(
+        [
+            *map(_stage, report.get("stages", [])),
+            *_damage(report.get("damage", {})),
+            *_meaning(report),
+            *_wide(report.get("wide_layers", [])),
+            *_in_float(report),
+            *_speed(report.get("speed")),
+            f"{report['model']}: {report['bytes']:,} bytes, {report['bits_per_weight']:.3f} bits a weight, mean cosine "
+            f"to the checkpoint {report['cosine_to_checkpoint']['mean']:.4f}",
+        ]
+    )
+
+
+def _damage(damage: dict[str, Any]) -> list[str]:
+    lines = [f"embedding drift {damage['drift']:.4f} (1 - cosine to the float network)"] if "drift" in damage else []
+    trials = damage.get("pseudo_trials")
+    if trials:
+        lines.append(
+            f"estimated damage: EER {percent(trials['eer'])} %, of the float network {percent(trials['float_eer'])} %, "
+            f"on {trials['targets']:,} + {trials['nontargets']:,} pseudo-trials; scores move by "
+            f"{trials['score_change']:.4f} on average"
+        )
+    return lines
+
+
+def _meaning(report: dict[str, Any]) -> list[str]:
+    """What the stored calibration stands on."""
+    if "calibration" not in report:
+        return []
+    points = ", ".join(report["operating_points"]) or "none"
+    refused = "".join(f"\n  {name} refused: {why}" for name, why in report["operating_points_refused"].items())
+    told = f"calibration from {report['calibration']['measured_on']}; operating points: {points}{refused}"
+    pseudo = "\n  pseudo-trials share a session: replace this by sotto calibrate with trials of yours"
+    return [told + (pseudo if report["calibration"].get("pseudo") else "")]
+
+
+def _wide(layers: list[dict[str, Any]]) -> list[str]:
+    return [f"{one['layer']} has {one['spec']}, {one['weights']:,} weights; {one['why']}" for one in layers]
+
+
+def _in_float(report: dict[str, Any]) -> list[str]:
+    if "float_operators" not in report:
+        return []
+    left = ", ".join(f"{count} {name}" for name, count in report["float_operators"].items())
+    layers = f"; layers in float: {', '.join(report['float_layers'])}" if report["float_layers"] else ""
+    followed = report.get("not_followed")
+    return [f"in float: {left or 'nothing'}{layers}", *([f"not followed: {followed}"] if followed else [])]
+
+
+def _speed(speed: dict[str, float] | None) -> list[str]:
+    if speed is None:
+        return []
+    ratio = speed["float_ms"] / speed["ms"]
+    return [
+        f"{speed['seconds']:g} s of audio take {speed['ms']:.1f} ms on this machine, one thread; in float "
+        f"{speed['float_ms']:.1f} ms ({ratio:.2f} times as long)"
+    ]
 
 
 def _stage(stage: dict[str, Any]) -> str:

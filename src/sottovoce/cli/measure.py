@@ -132,8 +132,20 @@ def _inspection(found: dict[str, Any]) -> str:
         f"{found['macs'] / 1e9:.3f} billion MACs and {found['bit_operations'] / 1e9:,.1f} billion bit-operations for "
         f"{found['seconds']:g} s of audio",
         f"plan {found['plan']}",
+        *_calibration(found),
     ]
     return "\n".join([table(heads, rows), "", *more])
+
+
+def _calibration(found: dict[str, Any]) -> list[str]:
+    """What the scores of a file mean, and by which trials."""
+    about = found.get("calibration")
+    if not about:
+        return ["no calibration: sotto calibrate makes one"]
+    points = ", ".join(found.get("operating_points") or {}) or "none"
+    line = f"calibration from {about.get('measured_on')}; operating points: {points}"
+    proviso = "not from labelled trials: rough; sotto calibrate with trials of yours replaces it"
+    return [line, *([proviso] if about.get("pseudo") else [])]
 
 
 @command("bench")

@@ -121,14 +121,17 @@ def versions() -> dict[str, str]:
     return found
 
 
-def interleave(runners: dict[str, Run], wave: Wave) -> dict[str, list[tuple[float, float]]]:
-    """Let all take turns, round by round; returns (wall, processor) seconds of every turn by name."""
+def interleave(runners: dict[str, Run], wave: Wave, budget_s: float = BUDGET_S) -> dict[str, list[tuple[float, float]]]:
+    """Let all take turns, round by round; returns (wall, processor) seconds of every turn by name.
+
+    budget_s: processor time for each, after which no further round begins, FEWEST once done.
+    """
     turns: dict[str, list[tuple[float, float]]] = {name: [] for name in runners}
     for run in runners.values():
         run(wave)
     began = time.process_time()
     for count in range(MOST):
-        if count >= FEWEST and time.process_time() - began > BUDGET_S * len(runners):
+        if count >= FEWEST and time.process_time() - began > budget_s * len(runners):
             break
         for name, run in runners.items():
             wall, processor = time.perf_counter(), time.process_time()

@@ -15,6 +15,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from sottovoce import networks, quant
+from sottovoce.audio.features import FrontEndConfig, preset
 from sottovoce.bits.plan import Plan
 from sottovoce.errors import BadCheckpoint
 
@@ -33,6 +34,11 @@ class Checkpoint:
     def plan(self) -> str:
         """Text of the attached plan; empty for a float network."""
         return str(self.about.get("plan", ""))
+
+    @property
+    def front_end(self) -> FrontEndConfig:
+        """What makes the features that the network takes."""
+        return preset(self.about["front_end"])
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,25 +14,22 @@ import click
 import numpy as np
 import onnx
 import soxr
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from sottovoce import export as writer
 from sottovoce import quant
-from sottovoce.audio.features import FrontEndConfig, preset
 from sottovoce.audio.talker import talker
 from sottovoce.audio.wav import read
-from sottovoce.bits.formats import FORMATS, Coded
+from sottovoce.bits.formats import Coded
 from sottovoce.bits.plan import Plan, plan_bytes
 from sottovoce.errors import BadAudio, BadInput, BadList
 from sottovoce.export import metadata as metadata_of
 from sottovoce.export.forms import Form, check_form, shaped
-from sottovoce.lab import checkpoint as checkpoints
-from sottovoce.lab import posttraining
+from sottovoce.lab import account, posttraining, pseudo
 from sottovoce.lab.calibrate import fitted, pooled, scored_lists
 from sottovoce.lab.lists import read_manifest
-from sottovoce.networks.frontend import FrontEnd
+from sottovoce.lab.subject import Subject, Trained, opened
+from sottovoce.quant.attach import stored
 from sottovoce.runtime.engine import Model
 from sottovoce.runtime.engine import load as load_model
 
@@ -59,49 +54,47 @@ def compress(
     utterances: int = 200,
     seed: int = 0,
     method: str = posttraining.DEFAULT,
+    front_end: str | None = None,
 ) -> dict[str, Any]:
-    """Quantize a checkpoint and write one .onnx; returns a report.
+    """Quantize a checkpoint, or a published .onnx that takes features, and write one .onnx; returns a report.
 
     bits or plan (text): the formats; neither for a checkpoint that was trained with a plan.   data: folder or manifest
     of unlabelled recordings for activation ranges and for `method`, a name of posttraining.METHODS: what brings a float
-    checkpoint's quantized weights nearer to it; without data a synthetic signal is used, weights are rounded to the
+    network's quantized weights nearer to it; without data a synthetic signal is used, weights are rounded to the
     nearest level, and a warning given.   trials, audio: trial lists and their root; the file's scores on them give its
-    calibration and its operating points, which are stored in it.   Raises BadPlan, BadCheckpoint, BadList, BadInput
-    before any work; the file appears only whole.
+    calibration and its operating points, which are stored in it. Without them pseudo-trials of `data` do, and the file
+    says so.   front_end: preset to put in front of a published .onnx, where its metadata do not say.   Raises BadPlan,
+    BadCheckpoint, BadModel, BadList, BadInput before any work; the file appears only whole.
     """
     began = time.monotonic()
     posttraining.check_method(method)
     check_places(out, trials, audio)
-    loaded = checkpoints.load(checkpoint)
-    network, front_end = loaded.network, preset(loaded.about["front_end"])
-    chosen = _plan(loaded, bits, plan)
-    waves = read_waves(data, utterances, seed, front_end.samples(int(network.min_frames)))  # type: ignore[arg-type]
+    subject = opened(checkpoint, front_end)
+    shapes = quant.quantizable(subject.network)
+    chosen = _plan(subject, bits, plan, shapes)
+    waves = read_waves(data, utterances, seed, subject.front_end.samples(subject.min_frames))
     apart = posttraining.held_out(waves)[:JUDGED]
-    before = _embed_all(network, front_end, apart)
-    trained = bool(loaded.plan)
-    stages: list[posttraining.Stage] = []
-    if not trained:
-        quant.positive_gains(network, torch.randn(2, front_end.rows, 64))
-        teacher = copy.deepcopy(network)
-        quant.attach(network, chosen)
-        if data is not None:
-            stages = posttraining.improve(network, teacher, front_end, waves, method=method, seed=seed)
-    coded, shapes = quant.coded(network), quant.quantizable(network)
-    quant.detach(network)
-    report = _write(network.eval(), front_end, coded, waves, loaded, Path(out), str(chosen), trials, audio, data)
-    after = _embed_all(load_model(out), front_end, apart)
+    before, weights = subject.embeddings(apart), _weights(subject)
+    float_proto = subject.file({}, [], {}, "float")
+    stages = [] if subject.plan else subject.improve(chosen, waves, method if data is not None else None, seed)
+    coded = subject.coded()
+    proto = subject.file(coded, observable(waves), _metadata(subject, chosen, waves, data), "uint8")
+    report = _delivered(proto, float_proto, Path(out), trials, audio, waves if data is not None else [], seed)
+    after = np.stack([load_model(out).embed(wave) for wave in apart])
     cosine = np.sum(before * after, axis=1)
+    damage = {"drift": float(1 - cosine.mean()), "weights": account.weight_error(coded, weights), **report["damage"]}
     return {
+        **_sizes(Path(out), coded),
         **report,
+        **_layers(subject, chosen, shapes, coded, "plan" if bits is None else "bits"),
         "checkpoint": str(checkpoint),
-        "plan": str(chosen),
-        "plan_bytes": plan_bytes(chosen, shapes),
-        "trained_with_plan": trained,
-        "method": method if stages else None,
+        "trained_with_plan": bool(subject.plan),
+        "method": stages[-1].name if stages else None,
         "stages": [asdict(stage) for stage in stages],
         "observed_on": str(data) if data is not None else "synthetic signal",
         "recordings": len(waves),
         "cosine_to_checkpoint": {"mean": float(cosine.mean()), "least": float(cosine.min()), "recordings": len(cosine)},
+        "damage": damage,
         "seconds": round(time.monotonic() - began, 2),
     }
 
@@ -122,22 +115,11 @@ def export(
     """
     form = form or Form(features_in=features_in)
     check_form(form)
-    loaded = checkpoints.load(checkpoint)
-    if loaded.plan and not float_weights:
-        raise BadInput(f"{checkpoint}: has plan {loaded.plan!r}; use compress, or ask for float weights")
-    front_end = preset(loaded.about["front_end"])
-    if loaded.plan:
-        quant.detach(loaded.network)
-    quant.positive_gains(loaded.network, torch.randn(2, front_end.rows, 64))
-    proto = writer.build(
-        loaded.network.eval(),
-        front_end,
-        {},
-        [],
-        metadata=_metadata(loaded, "float"),
-        activations="float",
-        front_end_inside=not (form.features_in or form.engine),
-    )
+    subject = Trained(checkpoint)
+    if subject.plan and not float_weights:
+        raise BadInput(f"{checkpoint}: has plan {subject.plan!r}; use compress, or ask for float weights")
+    inside = not (form.features_in or form.engine)
+    proto = subject.file({}, [], {"plan": "float", **subject.metadata()}, "float", inside)
     writer.save(shaped(proto, form), out)
     return {"model": str(out), "bytes": Path(out).stat().st_size, "plan": "float", **asdict(form)}
 
@@ -154,15 +136,14 @@ def check_places(out: str | Path, trials: Sequence[str | Path], audio: str | Pat
             raise BadList(f"{path}: no such trial list")
 
 
-def _plan(loaded: checkpoints.Checkpoint, bits: int | None, plan: str | None) -> Plan:
-    if loaded.plan:
-        if plan is not None and str(Plan.parse(plan)) != loaded.plan:
-            raise BadInput(f"{loaded.path}: was trained with plan {loaded.plan!r}; leave --plan out")
-        chosen = Plan.parse(loaded.plan)
-        if bits is not None and bits not in _widths(chosen, loaded):
-            raise BadInput(f"{loaded.path}: was trained with plan {loaded.plan!r}, which is not {bits} bits")
+def _plan(subject: Subject, bits: int | None, plan: str | None, shapes: Mapping[str, tuple[int, ...]]) -> Plan:
+    if subject.plan:
+        if plan is not None and str(Plan.parse(plan)) != subject.plan:
+            raise BadInput(f"{subject.path}: was trained with plan {subject.plan!r}; leave --plan out")
+        chosen = Plan.parse(subject.plan)
+        if bits is not None and bits not in {spec.bits for spec in chosen.resolve(shapes).values() if spec is not None}:
+            raise BadInput(f"{subject.path}: was trained with plan {subject.plan!r}, which is not {bits} bits")
         return chosen
-    shapes = quant.quantizable(loaded.network)
     if (bits is None) == (plan is None):
         raise BadInput("give the number of bits or a plan, one of the two")
     chosen = Plan.parse(plan) if plan is not None else Plan.of_bits(int(bits or 0), shapes)
@@ -170,9 +151,10 @@ def _plan(loaded: checkpoints.Checkpoint, bits: int | None, plan: str | None) ->
     return chosen
 
 
-def _widths(plan: Plan, loaded: checkpoints.Checkpoint) -> set[int]:
-    specs = plan.resolve(quant.quantizable(loaded.network)).values()
-    return {FORMATS[spec.format].bits for spec in specs if spec is not None}
+def _weights(subject: Subject) -> dict[str, NDArray[np.float32]]:
+    """The weights before anything is done to them, by layer."""
+    network = subject.network
+    return {name: stored(network.get_submodule(name)).detach().numpy().copy() for name in quant.quantizable(network)}
 
 
 def read_waves(data: str | Path | None, utterances: int, seed: int, min_samples: int) -> list[Wave]:
@@ -242,81 +224,104 @@ def recordings(data: str | Path) -> list[Path]:
     return found
 
 
-def _embed_all(model: nn.Module | Model, front_end: FrontEndConfig, waves: Sequence[Wave]) -> NDArray[np.float32]:
-    """Unit embeddings (waves, dim) of a network in torch or of a file."""
-    if isinstance(model, Model):
-        return np.stack([model.embed(wave) for wave in waves])
-    features = FrontEnd(front_end)
-    with torch.no_grad():
-        out = torch.cat([model(features(torch.from_numpy(wave)[None])) for wave in waves])
-    return nn.functional.normalize(out).numpy()
-
-
-def _metadata(loaded: checkpoints.Checkpoint, plan: str) -> dict[str, Any]:
-    known = ("trained_on", "licence", "note", "recipe_sha256", "name")
-    provenance = {key: loaded.about[key] for key in known if loaded.about.get(key)}
-    provenance["checkpoint_sha256"] = hashlib.sha256(loaded.path.read_bytes()).hexdigest()
-    provenance["network"] = loaded.about["network"]
-    licence = loaded.about.get("licence", "unknown: ask whoever trained the checkpoint")
-    return {"plan": plan, "provenance": provenance, "licence": licence}
-
-
-def _write(
-    network: nn.Module,
-    front_end: FrontEndConfig,
-    coded: dict[str, Coded],
-    waves: Sequence[Wave],
-    loaded: checkpoints.Checkpoint,
-    out: Path,
-    plan: str,
-    trials: Sequence[str | Path],
-    audio: str | Path | None,
-    data: str | Path | None,
-) -> dict[str, Any]:
-    metadata = _metadata(loaded, plan)
-    observed = observable(waves)
+def _metadata(subject: Subject, plan: Plan, waves: Sequence[Wave], data: str | Path | None) -> dict[str, Any]:
+    found = subject.metadata()
     told = f"{len(waves)} recordings, one in {STRESSED} under stress too" if data is not None else "synthetic signal"
-    metadata["provenance"]["ranges_observed_on"] = told
-    proto = writer.build(network, front_end, coded, observed, metadata=metadata)
-    return deliver(proto, coded, out, trials, audio)
+    return {"plan": str(plan), **found, "provenance": {**found["provenance"], "ranges_observed_on": told}}
 
 
-def deliver(
-    proto: onnx.ModelProto,
-    coded: dict[str, Coded],
-    out: Path,
-    trials: Sequence[str | Path],
-    audio: str | Path | None,
+def _layers(
+    subject: Subject, plan: Plan, shapes: Mapping[str, tuple[int, ...]], coded: Mapping[str, Coded], chosen_by: str
 ) -> dict[str, Any]:
-    """Write a built model, with the threshold that the trials give where there are any; returns the report's sizes."""
-    report: dict[str, Any] = {}
-    if trials:
-        assert audio is not None
-        part = out.with_name(f".{out.name}.{os.getpid()}.measured.onnx")
-        try:
-            writer.save(proto, part)
-            scored, evaluation = scored_lists(load_model(part), list(trials), audio, part)
-        finally:
-            part.unlink(missing_ok=True)
-        report["evaluation"] = _without_model(evaluation)
-        try:
-            entries, told = fitted(pooled(scored))
-        except BadInput as error:  # of a ruined network: the file is worth having, to see what ruined it
-            print(f"warning: no calibration and no operating points are stored: {error}", file=sys.stderr)
-        else:
-            metadata_of.write(proto, entries)
-            report |= told
-    writer.save(proto, out)
+    """Of the report: the plan, and the layers that stayed wide or in float."""
+    told = subject.told()
+    unreached = told.pop("unreached", [])
+    return {
+        "plan": str(plan),
+        "plan_bytes": plan_bytes(plan, shapes),
+        "wide_layers": account.kept_wide(plan, shapes, chosen_by),
+        "float_layers": [name for name in shapes if name not in coded] + unreached,
+        **told,
+    }
+
+
+def _sizes(out: Path, coded: Mapping[str, Coded]) -> dict[str, Any]:
     weights = sum(int(np.prod(c.shape)) for c in coded.values())
     packed = sum(c.packed_bytes for c in coded.values())
     return {
-        **report,
         "model": str(out),
         "bytes": out.stat().st_size,
         "weights": weights,
         "packed_bytes": packed,
         "bits_per_weight": 8 * packed / weights,
     }
+
+
+def _delivered(
+    proto: onnx.ModelProto,
+    float_proto: onnx.ModelProto,
+    out: Path,
+    trials: Sequence[str | Path],
+    audio: str | Path | None,
+    waves: Sequence[Wave],
+    seed: int,
+) -> dict[str, Any]:
+    """Write a built model with the calibration and the points that trials or pseudo-trials give, where they do.
+
+    float_proto: the same network in float, for what is told beside it.   waves: unlabelled recordings, maybe none.
+    returns: of the report `evaluation`, `calibration` and its points, `damage`, `speed`.
+    """
+    parts = [out.with_name(f".{out.name}.{os.getpid()}.{name}.onnx") for name in ("measured", "float")]
+    try:
+        for one, part in zip((proto, float_proto), parts, strict=True):
+            writer.save(one, part)
+        model, reference = map(load_model, parts)
+        entries, damage = _from_pseudo_trials(model, reference, waves, seed)
+        told: dict[str, Any] = {}
+        if trials:
+            assert audio is not None
+            entries, told = _from_trials(model, trials, audio, parts[0])
+        if entries:
+            metadata_of.write(proto, entries)
+        speed = account.speed(model, reference)
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)
+    writer.save(proto, out)
+    return {**told, **entries, "damage": damage, "speed": speed}
+
+
+def _from_trials(
+    model: Model, trials: Sequence[str | Path], audio: str | Path, part: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Entries of the metadata, none where nothing can be fitted, and the evaluation."""
+    scored, evaluation = scored_lists(model, list(trials), audio, part)
+    try:
+        entries, _ = fitted(pooled(scored))
+    except BadInput as error:  # of a ruined network: the file is worth having, to see what ruined it
+        print(f"warning: no calibration and no operating points are stored: {error}", file=sys.stderr)
+        entries = {}
+    return entries, {"evaluation": _without_model(evaluation)}
+
+
+def _from_pseudo_trials(
+    model: Model, reference: Model, waves: Sequence[Wave], seed: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Entries of the metadata, and what the pseudo-trials say of damage; none of both where they are too few."""
+    if not waves:
+        return {}, {}
+    try:
+        crops = pseudo.cut(waves, model.rate, model.min_samples)
+        trials = pseudo.scored(model, crops)
+        damage = account.score_damage(trials, pseudo.scored(reference, crops))
+    except BadInput as error:
+        print(f"warning: no pseudo-calibration: {error}", file=sys.stderr)
+        return {}, {}
+    try:
+        return pseudo.calibrated(trials, crops, model.rate, seed), {"pseudo_trials": damage}
+    except BadInput as error:
+        print(f"warning: no calibration and no operating points are stored: {error}", file=sys.stderr)
+        return {}, {"pseudo_trials": damage}
 
 
 def _without_model(evaluation: dict[str, Any]) -> dict[str, Any]:

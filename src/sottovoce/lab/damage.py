@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import click
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sottovoce import quant
-from sottovoce.audio.features import FrontEndConfig, preset
+from sottovoce.audio.features import FrontEndConfig
 from sottovoce.audio.wav import read
 from sottovoce.bits.plan import Spec
 from sottovoce.errors import BadAudio, BadInput, BadList
@@ -37,6 +37,18 @@ CROP_S = 3.0
 BATCH = 8  # crops that go through the network together
 DRAWS = 32  # random vectors for a Hessian trace
 MARGIN = 0.2  # of the training loss
+
+
+class FloatNetwork(Protocol):
+    """What damage is done to: a network in float, from a checkpoint or a published graph."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def network(self) -> nn.Module: ...
+    @property
+    def front_end(self) -> FrontEndConfig: ...
+
 
 Values = dict[str, dict[str, float]]  # layer → text of a spec → damage
 
@@ -85,7 +97,7 @@ class Damage:
             write_text(path, json.dumps(asdict(self), indent=1))
 
 
-def measure_damage(loaded: checkpoints.Checkpoint, specs: Sequence[Spec], ground: Ground, cache: Path | None) -> Damage:
+def measure_damage(loaded: FloatNetwork, specs: Sequence[Spec], ground: Ground, cache: Path | None) -> Damage:
     """The damage of every layer and spec by one of METHODS; what `cache` holds already is not measured again.
 
     The network's batch-norm gains must be positive already, as in compression. Raises BadInput, BadList.
@@ -104,14 +116,14 @@ def measure_damage(loaded: checkpoints.Checkpoint, specs: Sequence[Spec], ground
 
 
 def by_weights(
-    loaded: checkpoints.Checkpoint, specs: Sequence[Spec], ground: Ground, damage: Damage, keep: Callable[[], None]
+    loaded: FloatNetwork, specs: Sequence[Spec], ground: Ground, damage: Damage, keep: Callable[[], None]
 ) -> None:
     """The squared error of the weights alone."""
     _multiply(loaded.network, specs, damage, dict.fromkeys(quant.quantizable(loaded.network), 1.0))
 
 
 def by_hessian(
-    loaded: checkpoints.Checkpoint, specs: Sequence[Spec], ground: Ground, damage: Damage, keep: Callable[[], None]
+    loaded: FloatNetwork, specs: Sequence[Spec], ground: Ground, damage: Damage, keep: Callable[[], None]
 ) -> None:
     """Mean Hessian trace of 1 − cosine to the float embeddings, times squared error (HAWQ-V2, without labels)."""
     batches = cycle(_batches(loaded, ground))
@@ -124,7 +136,7 @@ def by_hessian(
 
 
 def by_training_loss(
-    loaded: checkpoints.Checkpoint, specs: Sequence[Spec], ground: Ground, damage: Damage, keep: Callable[[], None]
+    loaded: FloatNetwork, specs: Sequence[Spec], ground: Ground, damage: Damage, keep: Callable[[], None]
 ) -> None:
     """Total Hessian trace of the training loss, times squared error (arXiv 2406.05359, our reading)."""
     loss = training_loss(loaded, ground)
@@ -137,7 +149,7 @@ def by_training_loss(
 
 
 def by_drift(
-    loaded: checkpoints.Checkpoint, specs: Sequence[Spec], ground: Ground, damage: Damage, keep: Callable[[], None]
+    loaded: FloatNetwork, specs: Sequence[Spec], ground: Ground, damage: Damage, keep: Callable[[], None]
 ) -> None:
     """Mean of 1 − cosine to the float embeddings, measured with one layer quantized at a time."""
     _one_at_a_time(
@@ -146,7 +158,7 @@ def by_drift(
 
 
 def by_eer(
-    loaded: checkpoints.Checkpoint, specs: Sequence[Spec], ground: Ground, damage: Damage, keep: Callable[[], None]
+    loaded: FloatNetwork, specs: Sequence[Spec], ground: Ground, damage: Damage, keep: Callable[[], None]
 ) -> None:
     """What one quantized layer at a time adds to the mean EER of trial lists; may be negative."""
     rate = trial_eer(loaded, ground)
@@ -155,7 +167,7 @@ def by_eer(
     _one_at_a_time(loaded.network, specs, damage, keep, lambda network: rate(network) - base)
 
 
-Method = Callable[[checkpoints.Checkpoint, Sequence[Spec], Ground, Damage, Callable[[], None]], None]
+Method = Callable[[FloatNetwork, Sequence[Spec], Ground, Damage, Callable[[], None]], None]
 METHODS: dict[str, Method] = {
     "drift": by_drift,
     "hessian": by_hessian,
@@ -207,7 +219,7 @@ def _bar(length: int, label: str) -> Iterator[Callable[[Tensor], Tensor]]:
 # ---- what it is measured with
 
 
-def training_loss(loaded: checkpoints.Checkpoint, ground: Ground) -> Callable[[nn.Module], Tensor]:
+def training_loss(loaded: FloatNetwork, ground: Ground) -> Callable[[nn.Module], Tensor]:
     """The AAM-softmax loss on one batch a call, with the classifier that stands beside the checkpoint.
 
     Raises BadInput when there is none, or when its classes are not those of the manifest: it must be the training one.
@@ -226,7 +238,7 @@ def training_loss(loaded: checkpoints.Checkpoint, ground: Ground) -> Callable[[n
         )
     each = len(weight) // len(names)  # a class for every speed of a speaker; the first is the speed as recorded
     classes = {ground.data.parent / row.path: each * names.index(row.speaker) for row in rows}
-    crops, paths = read_crops(ground, [*classes], preset(loaded.about["front_end"]))
+    crops, paths = read_crops(ground, [*classes], loaded.front_end)
     labels = torch.tensor([classes[path] for path in paths])
     batches = cycle(list(zip(crops.split(BATCH), labels.split(BATCH), strict=True)))
     head = MarginSoftmax(weight.shape[1], len(weight))
@@ -240,7 +252,7 @@ def training_loss(loaded: checkpoints.Checkpoint, ground: Ground) -> Callable[[n
     return loss
 
 
-def trial_eer(loaded: checkpoints.Checkpoint, ground: Ground) -> sensitivity.Measure:
+def trial_eer(loaded: FloatNetwork, ground: Ground) -> sensitivity.Measure:
     """The mean EER of the trial lists with embeddings of a network in torch; recordings are read once.
 
     Raises BadList when a list cannot be measured, BadInput when there is none.
@@ -248,7 +260,7 @@ def trial_eer(loaded: checkpoints.Checkpoint, ground: Ground) -> sensitivity.Mea
     if not ground.trials or ground.audio is None:
         raise BadInput("damage by EER needs trial lists and the root folder of their audio: --trials, --audio")
     lists = [readable(path) for path in ground.trials]
-    front_end, root = preset(loaded.about["front_end"]), ground.audio
+    front_end, root = loaded.front_end, ground.audio
     names = list(dict.fromkeys(name for trials in lists for name in trials.utterances))
     features = {name: _features(front_end, read(locate(root, name), RATE)) for name in names}
 
@@ -259,11 +271,11 @@ def trial_eer(loaded: checkpoints.Checkpoint, ground: Ground) -> sensitivity.Mea
     return rate
 
 
-def _batches(loaded: checkpoints.Checkpoint, ground: Ground) -> list[Tensor]:
+def _batches(loaded: FloatNetwork, ground: Ground) -> list[Tensor]:
     """Features of unlabelled crops, (batch, mels, frames) each."""
     if ground.data is None:
         raise BadInput(f"--sensitivity {ground.method} looks at recordings: give --data, or use 'weights'")
-    return list(read_crops(ground, recordings(ground.data), preset(loaded.about["front_end"]))[0].split(BATCH))
+    return list(read_crops(ground, recordings(ground.data), loaded.front_end)[0].split(BATCH))
 
 
 def read_crops(ground: Ground, paths: Sequence[Path], front_end: FrontEndConfig) -> tuple[Tensor, list[Path]]:

@@ -29,11 +29,6 @@ from sottovoce.lab.pickles import Stored, listing
 from sottovoce.lab.shapes import Settings, Shapes, Usual
 from sottovoce.networks.frontend import FrontEnd
 
-OUTER = ("module.", "speaker_encoder.", "__S__.")  # prefixes of wrappers around a network
-HEADS = (  # of what is left out
-    *("projection.", "classifier.", "speaker_loss.", "loss.", "__L__."),
-    *("torchfbank.", "torchfb.", "specaug."),
-)
 COUNTER = "num_batches_tracked"  # float after averaging, absent in old files; training alone reads it
 SHOWN = 5  # tensors of an error
 TOLERANCE = 1e-3  # of the largest difference of unit embeddings
@@ -77,7 +72,7 @@ def import_checkpoint(
     found = recognise(path, stored)
     chosen = choose_front_end(path, found, told, front_end)
     found = settled(found, chosen)
-    _check_values(path, found.tensors)
+    toolkits.check_values(path, found.tensors)
     network = build(found)
     silent = embed(network, chosen, talker(2.0, seed=1))
     if not np.isfinite(silent).all():
@@ -112,14 +107,14 @@ def recognise(path: Path, stored: Mapping[str, Stored]) -> Recognised:
 
     Raises UnknownCheckpoint with the nearest known kind and the first tensors that differ.
     """
-    inner = _inner(stored)
+    inner = toolkits.inner(stored)
     shapes = {name: _squeezed(tensor.shape) for name, tensor in inner.items()}
     nearest: tuple[int, Layout, list[str]] | None = None
     read = [(layout, _read(layout, shapes)) for layout in LAYOUTS]
     for layout, known in sorted(read, key=lambda one: one[1] is None):  # what cannot be it is built for the error alone
         settings, network = known or _usual(layout)
         wanted = {ours: layout.theirs(ours) for ours in network.state_dict()}
-        dropped = [name for name in inner if name not in wanted.values() and name.startswith(HEADS)]
+        dropped = [name for name in inner if name not in wanted.values() and name.startswith(toolkits.HEADS)]
         differences = _differences(network, wanted, {n: s for n, s in shapes.items() if n not in dropped})
         if not differences:
             tensors = {ours: inner[name] for ours, name in wanted.items() if name in inner}
@@ -133,14 +128,6 @@ def recognise(path: Path, stored: Mapping[str, Stored]) -> Recognised:
         f"{path}: of no known network ({len(inner)} tensors). The nearest is {layout.name}, of which {count} tensors "
         f"differ: {shown}{'; ...' if count > SHOWN else ''}"
     )
-
-
-def _inner(stored: Mapping[str, Stored]) -> dict[str, Stored]:
-    """Without the prefixes of wrappers; what lies outside a wrapper keeps its name."""
-    inner = dict(stored)
-    for outer in OUTER:
-        inner = {name.removeprefix(outer): tensor for name, tensor in inner.items()}
-    return inner
 
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -243,14 +230,6 @@ def settled(found: Recognised, front_end: str) -> Recognised:
     """With the settings that only the front end tells."""
     settings = {"mels": preset(front_end).rows, **found.settings, **found.layout.follows.get(front_end, {})}
     return replace(found, settings=settings, network=_on_meta(settings))
-
-
-def _check_values(path: Path, tensors: Mapping[str, Stored]) -> None:
-    for name, tensor in tensors.items():
-        if not tensor.finite():
-            raise BadCheckpoint(f"{path}: tensor {name} has NaN or infinite values")
-        if name.endswith("running_var") and tensor.read().min(initial=0) < 0:
-            raise BadCheckpoint(f"{path}: tensor {name}, a variance, has negative values")
 
 
 def build(found: Recognised) -> nn.Module:

@@ -2,22 +2,25 @@
 
 Every layer of the graph has a shell here, a layer of torch with its weight and bias. A plan is attached to the shells
 as to a network, and two computations of the graph advance together, one with float weights and one with what is rounded
-so far, as in `quant.sequential`.
+so far, as in `quant.sequential`. All shells together are a network that computes embeddings, in onnxruntime.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnx import NodeProto
 from torch import Tensor, nn
 
+from sottovoce.errors import BadModel
 from sottovoce.export.graph import Graph
-from sottovoce.export.standard import BIAS, WEIGHT, attributes
-from sottovoce.export.trace import FEATURES
+from sottovoce.export.standard import BIAS, WEIGHT, attributes, layer_nodes, quiet
+from sottovoce.export.trace import EMBEDDING, FEATURES
 from sottovoce.export.walk import Walk
 from sottovoce.quant.attach import attached, stored
 from sottovoce.quant.sequential import WIDEST, round_layer
@@ -25,9 +28,60 @@ from sottovoce.quant.sequential import WIDEST, round_layer
 Features = NDArray[np.float32]
 
 
-def shells(graph: Graph, layers: Mapping[str, NodeProto]) -> nn.Module:
+class Shells(nn.Module):
+    """The layers of a graph as layers of torch; as a whole it computes what the graph does with their weights.
+
+    No gradients pass through it.
+    """
+
+    def __init__(self, graph: Graph, layers: Mapping[str, NodeProto]) -> None:
+        super().__init__()
+        self._graph, self._names = graph, list(layers)
+        self._seen: list[Tensor] = []
+        self._session: onnxruntime.InferenceSession | None = None
+
+    @torch.no_grad()
+    def forward(self, features: Tensor) -> Tensor:
+        """Embeddings (batch, dim), of any length, of features (batch, rows, frames). Raises BadModel."""
+        session = self._opened()
+        found = [session.run([EMBEDDING], {FEATURES: one.numpy()})[0].reshape(1, -1) for one in features.split(1)]
+        return torch.from_numpy(np.concatenate(found))
+
+    def _opened(self) -> onnxruntime.InferenceSession:
+        """A session of the graph with the weights as they are now."""
+        shown = [self.get_submodule(name) for name in self._names]
+        now = [tensor.detach() for layer in shown for tensor in (layer.weight, layer.bias) if tensor is not None]
+        if self._session is None or not all(map(torch.equal, now, self._seen)):
+            self._session = opened(rewritten(self._graph, self))
+            self._seen = [tensor.clone() for tensor in now]
+        return self._session
+
+
+def opened(graph: Graph) -> onnxruntime.InferenceSession:
+    """A session of a float graph. Raises BadModel."""
+    try:
+        content = graph.model().SerializeToString()
+        return onnxruntime.InferenceSession(content, quiet(), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has no public base class for its errors
+        raise BadModel(f"the graph cannot be run ({' '.join(str(error).split())[:200]}); export it again") from None
+
+
+def rewritten(graph: Graph, network: nn.Module) -> Graph:
+    """A copy of a graph that computes with the weights that the shells see, and with their biases."""
+    other = copy.copy(graph)
+    other.constants, other.nodes = dict(graph.constants), copy.deepcopy(graph.nodes)
+    layers = {name: node for name, node in layer_nodes(other).items() if _has(network, name)}
+    write_back(other, layers, network)
+    return other
+
+
+def _has(network: nn.Module, name: str) -> bool:
+    return any(name == known for known, _ in network.named_modules())
+
+
+def shells(graph: Graph, layers: Mapping[str, NodeProto], kind: type[Shells] = Shells) -> Shells:
     """One layer of torch for every layer of a graph, under its name, with its weight and bias."""
-    root = nn.Module()
+    root = kind(graph, layers)
     for name, node in layers.items():
         weight = torch.from_numpy(graph.constants[name + WEIGHT].copy())
         layer = _shell(node, weight)
@@ -37,6 +91,12 @@ def shells(graph: Graph, layers: Mapping[str, NodeProto]) -> nn.Module:
             layer.bias.data = torch.zeros(len(weight)) if bias is None else torch.from_numpy(bias.copy())
         _place(root, name, layer)
     return root.eval()
+
+
+def can_be_named(name: str) -> bool:
+    """Whether a layer of a network can have this name: attributes of every network are taken."""
+    taken = nn.Conv2d(1, 1, 1)
+    return not any(hasattr(taken, part) or part.startswith("_") for part in name.split("."))
 
 
 def can_round(graph: Graph, node: NodeProto) -> bool:

@@ -1,4 +1,4 @@
-"""The folder a checkpoint was published in: which file holds the network, and which front end its configuration names.
+"""What toolkits publish: which file holds the network, which front end its configuration names, what is no network.
 
 A configuration is data: lines of keys and plain values are read, and what YAML could run is never looked at.
 """
@@ -6,16 +6,23 @@ A configuration is data: lines of keys and plain values are read, and what YAML 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from sottovoce.audio.features import preset
 from sottovoce.errors import BadCheckpoint, BadInput
+from sottovoce.lab.pickles import Stored
 
 LONGEST_CONFIG = 1 << 20  # bytes
 CONFIGS = ("config.yaml", "hyperparams.yaml", "configuration.json")
 USUAL = ("embedding_model.ckpt", "avg_model.pt", "pytorch_model.bin")  # SpeechBrain and 3D-Speaker, WeSpeaker, pyannote
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".model", ".safetensors")
+OUTER = ("module.", "speaker_encoder.", "__S__.")  # prefixes of wrappers around a network
+HEADS = (  # of what is left out
+    *("projection.", "classifier.", "speaker_loss.", "loss.", "__L__."),
+    *("torchfbank.", "torchfb.", "specaug."),
+)
 SIGNS = (  # what a configuration of a toolkit cannot do without
     ("speechbrain", re.compile(r"speechbrain\.lobes\.features\.Fbank")),
     ("3dspeaker", re.compile(r"speakerlab\.|damo/speech_|iic/speech_|speaker-verification")),
@@ -90,3 +97,22 @@ def _numbers(text: str) -> dict[str, float]:
         except ValueError:
             continue
     return found
+
+
+def inner(stored: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Without the prefixes of wrappers; what lies outside a wrapper keeps its name."""
+    inner = dict(stored)
+    for outer in OUTER:
+        inner = {name.removeprefix(outer): tensor for name, tensor in inner.items()}
+    return inner
+
+
+def check_values(path: Path, tensors: Mapping[str, Stored]) -> None:
+    """Refuse NaN, infinite values and negative variances, but in what is left out. Raises BadCheckpoint."""
+    for name, tensor in tensors.items():
+        if name.startswith(HEADS):
+            continue
+        if not tensor.finite():
+            raise BadCheckpoint(f"{path}: tensor {name} has NaN or infinite values")
+        if name.endswith("running_var") and tensor.read().min(initial=0) < 0:
+            raise BadCheckpoint(f"{path}: tensor {name}, a variance, has negative values")

@@ -20,6 +20,10 @@ from sottovoce.scores.calibration import Calibration, from_dict, probability
 ACCEPT, REJECT, INCONCLUSIVE = "accept", "reject", "inconclusive"
 BAYES = "bayes"  # the point that needs no trials of its own: accept what is likelier than not at the prior
 PRIOR = 0.5
+PSEUDO = (
+    "the calibration and the operating points come from pseudo-trials (crops of {recordings} unlabelled recordings), "
+    "which are easier than life: llr, probability and rates are rough; use sotto calibrate with trials of yours"
+)
 NO_CALIBRATION = "the model has no calibration: llr and probability are not known; make one with sotto calibrate"
 
 
@@ -153,7 +157,7 @@ def verify(
         prior=prior,
         reason="; ".join(reasons) or None,
         quality=quality,
-        warnings=(*warnings, *([NO_CALIBRATION] if calibration is None else [])),
+        warnings=(*warnings, *_provisos(model, calibration)),
     )
 
 
@@ -170,6 +174,14 @@ def stored_calibration(model: Embedder | Cascade) -> Calibration | None:
     if unknown:
         raise BadModel(f"model {model.id}: its calibration needs {unknown[0]!r}, unknown here; update sottovoce")
     return found
+
+
+def _provisos(model: Embedder | Cascade, calibration: Calibration | None) -> list[str]:
+    """What is to be said of the calibration itself."""
+    if calibration is None:
+        return [NO_CALIBRATION]
+    about = (model.metadata.get("calibration") or {}).get("pseudo")
+    return [PSEUDO.format(recordings=about.get("recordings", "some"))] if isinstance(about, Mapping) else []
 
 
 def _score(model: Embedder | Cascade, waves: Mapping[str, NDArray[np.float32]], pair: str) -> float:
