@@ -23,7 +23,7 @@ from file_contract import FRONT_END, network
 from sottovoce import quant
 from sottovoce.audio.talker import talker
 from sottovoce.bits.plan import Plan
-from sottovoce.export import build, plain, save
+from sottovoce.export import build, save
 from sottovoce.lab.bench import MODEL, bench, machine, versions
 from sottovoce.lab.peers import OURS
 
@@ -47,11 +47,11 @@ def measure(kind: str, options: argparse.Namespace) -> dict[str, Any]:
     metadata = {"plan": f"{BITS} bits", "provenance": {"network": {"kind": kind}}}
     waves = [talker(3.0, seed=seed) for seed in range(4)]
     model = build(made, FRONT_END, coded, waves, metadata=metadata)
-    floats = build(made, FRONT_END, coded, waves, metadata=metadata, activations="float")
+    floats = build(made, FRONT_END, {}, waves, metadata=metadata, activations="float")
     with TemporaryDirectory() as folder:
         path, exported = Path(folder, f"{kind}.onnx"), Path(folder, f"{kind}-float.onnx")
         save(model, path)
-        save(plain(floats), exported)
+        save(floats, exported)
         found = bench(
             path,
             seconds=options.seconds,

@@ -1,8 +1,11 @@
 """The bench times what it says, beside peers that compute the same."""
 
 import json
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -15,7 +18,7 @@ from sottovoce.export import build, save
 from sottovoce.lab import bench as module
 from sottovoce.lab.bench import bench, interleave
 from sottovoce.lab.footprint import measured
-from sottovoce.lab.peers import MODEL, Peer, open_peer, peers_of
+from sottovoce.lab.peers import MODEL, OURS, Peer, open_peer, peers_of
 
 LIMITS = {  # of 16 numbers of a unit vector; onnxruntime takes the whole range it sees, which suits this network badly
     "onnxruntime, plain int8 weights": 1e-9,
@@ -94,7 +97,27 @@ def test_a_process_of_its_own_tells_memory_and_loading(path):
     found = measured(Peer(MODEL, "ours", path, 0), 0.3, 1)
     assert found["load_ms"] > 0
     assert 20 < found["peak_mb"] < 2000
+
     assert measured(Peer("none", "onnxruntime", path.with_name("none.onnx"), 0), 0.3, 1) == {}
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system tells no peak that begins anew")
+def test_the_peak_is_not_that_of_the_process_that_measures(path):
+    held = np.ones(2**27, dtype=np.float32)  # half a gigabyte
+    assert measured(Peer(MODEL, "ours", path, 0), 0.3, 1)["peak_mb"] < held.nbytes / 2**20
+
+
+def test_peers_are_made_of_the_network_as_it_was_exported(path, tmp_path):
+    network = networks.build(**SETTINGS).eval()
+    floats = build(network, preset("wespeaker"), {}, [], metadata={}, activations="float")
+    save(floats, tmp_path / "exported.onnx")
+    made = {peer.name: peer for peer in peers_of(path, tmp_path, exported=tmp_path / "exported.onnx")}
+    wave = talker(1.0, seed=3)
+    expected = open_peer(Peer("", "onnxruntime", tmp_path / "exported.onnx", 0), 1)(wave)[0]
+    np.testing.assert_array_equal(open_peer(made["onnxruntime float"], 1)(wave)[0], expected)
+    kinds = Counter(node.op_type for node in onnx.load(made["onnxruntime static int8, all operators"].path).graph.node)
+    assert kinds["DequantizeLinear"] > 2 * kinds["Conv"] > 0  # weights are constants, and were quantized
+    assert f"onnxruntime static int8, all operators{OURS}" in made
 
 
 def test_throughput_one_by_one_and_in_batches(path):

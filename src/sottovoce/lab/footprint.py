@@ -28,8 +28,6 @@ def measured(peer: Peer, seconds: float, threads: int) -> dict[str, float]:
 
 def main(engine: str, path: str, seconds: str, threads: str) -> None:
     """Load and run once; print what it took."""
-    import resource
-
     peer = Peer("", engine, Path(path), 0)
     if "openvino" in engine:
         import openvino  # noqa: F401 (not part of loading a file)
@@ -44,8 +42,19 @@ def main(engine: str, path: str, seconds: str, threads: str) -> None:
     if run is None:
         raise SystemExit(1)
     run(wave)
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes there, else in kilobytes
-    print(json.dumps({"load_ms": load_ms, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}))
+    print(json.dumps({"load_ms": load_ms, "peak_mb": _peak_mb()}))
+
+
+def _peak_mb() -> float:
+    """Peak resident megabytes of this process. On Linux ru_maxrss would also hold that of the process it came from."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.partition("VmHWM:")[2].split()[0]) / 2**10
+    except (OSError, IndexError):
+        import resource
+
+        unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, else kilobytes
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 if __name__ == "__main__":
