@@ -4,7 +4,8 @@
                                [--out results/bench.json]
 
 PYTHON: an interpreter that has NNCF, which is never installed here. Every network's rows are written as soon as they
-are measured; those of networks that are not named stay as they were. --quick: times only, neither memory nor batches.
+are measured; rows of networks, lengths and threads that are not named stay as they were, so that what needs a quiet
+machine (two threads) can be measured apart. --quick: times only, neither memory nor batches.
 Least processor time over alternating repetitions, so that ratios hold on a machine that does other work too.
 """
 
@@ -24,7 +25,7 @@ from sottovoce import quant
 from sottovoce.audio.talker import talker
 from sottovoce.bits.plan import Plan
 from sottovoce.export import build, save
-from sottovoce.lab.bench import MODEL, bench, machine, versions
+from sottovoce.lab.bench import MODEL, bench, machine, slower_than, versions
 from sottovoce.lab.peers import OURS
 
 NETWORKS = {
@@ -62,8 +63,15 @@ def measure(kind: str, options: argparse.Namespace) -> dict[str, Any]:
             footprints=not options.quick,
             batch=not options.quick,
         )
-    kept = ("bytes", "rows", "throughput", "slower_than")
-    return {"bits": BITS, **{key: found[key] for key in kept}, "over_best": over_best(found["rows"])}
+    return {"bits": BITS, **{key: found[key] for key in ("bytes", "rows", "throughput")}}
+
+
+def joined(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """What is new, and the rows and batches of before that were not measured again."""
+    measured = {(row["seconds"], row["threads"]) for row in new["rows"]}
+    rows = [row for row in old.get("rows", []) if (row["seconds"], row["threads"]) not in measured] + new["rows"]
+    told = {"throughput": new["throughput"] or old.get("throughput", [])}
+    return {**new, "rows": rows, **told, "slower_than": slower_than(rows), "over_best": over_best(rows)}
 
 
 def over_best(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -117,7 +125,7 @@ def main() -> None:
             "command": "python benchmarks/peers.py --nncf PYTHON" + " --quick" * options.quick,
             "machine": machine(),
             "versions": versions(),
-            "networks": {**known, title: row},
+            "networks": {**known, title: joined(known.get(title, {}), row)},
         }
         part = options.out.with_name(f".{options.out.name}.part")
         part.write_text(json.dumps(result, indent=1) + "\n")
