@@ -356,7 +356,10 @@ def scoring_ways() -> str:
     for table, way in dict.fromkeys((row["table"], row["way"]) for row in found):
         cells = [f"{table}: {way}"]
         for file in files:
-            row = next(row for row in found if (row["file"], row["table"], row["way"]) == (file, table, way))
+            row = next((row for row in found if (row["file"], row["table"], row["way"]) == (file, table, way)), None)
+            if row is None:
+                cells += [""] * 3
+                continue
             low, high = row["all"]["min_dcf_interval"]["0.01"]
             cells += [percent(row["mean_eer"]), with_interval(row["all"])]
             cells.append(f"{row['all']['min_dcf']['0.01']:.3f} ({low:.3f} to {high:.3f})")
