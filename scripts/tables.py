@@ -327,7 +327,7 @@ def sherpa() -> str:
 def cascade() -> str:
     """Cascades on speakers they were not tuned on: how many runs keep to the limits, and all trials at once."""
     heads = ["cascade, lists, tuned for", "runs within both limits", "EER against the last stage, all trials"]
-    heads += ["first stage answers", "ms a fresh pair, of the last stage's"]
+    heads += ["mean EER of the lists", "first stage answers", "ms a fresh pair, of the last stage's"]
     rows = []
     for name in ("cascade_sizes", "cascade_widths"):
         for one in results(name)["on_scores"]:
@@ -337,6 +337,7 @@ def cascade() -> str:
                     ", ".join(one[key] for key in ("cascade", "scope", "target")),
                     f"{half['kept_both']} of {half['runs']}",
                     change(cross),
+                    f"{100 * cross['relative_mean_eer']:+.1f} %",
                     f"{100 * cross['stopped'][0]:.0f} %",
                     f"{cross['ms_fresh_pair']:.1f} of {cross['last_ms_fresh_pair']:.1f}",
                 ]
