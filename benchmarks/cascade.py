@@ -278,7 +278,8 @@ def main(cascades: tuple[str, ...], root: Path, out: Path, alone: int, **setting
     paths = sorted((root / "trials").glob("*.txt"))
     result: dict[str, Any] = {
         "what": "cascades on speakers they were not tuned on; nearly all target pairs come from one session",
-        "command": f"python benchmarks/cascade.py --root FOLDER --out {out.name} --alone {alone} {' '.join(cascades)}",
+        "command": f"python benchmarks/cascade.py --root FOLDER --out {out.name} --alone {alone} --halvings "
+        f"{settings['orders']} --draws {settings['draws']} {' '.join(cascades)}",
         **settings,
         "machine": machine(),
         "versions": versions(),

@@ -180,7 +180,8 @@ def main(files: tuple[str, ...], root: Path, out: Path, draws: int, several: int
     rows = result["rows"]
     result = {
         "what": "ways of scoring on the same recordings; nearly all target pairs come from one session",
-        "command": f"python benchmarks/scoring_ways.py --root FOLDER --out {out.name} {' '.join(files)}",
+        "command": f"python benchmarks/scoring_ways.py --root FOLDER --out {out.name} --draws {draws} "
+        f"{' '.join(files)}",
         "bootstrap_draws": draws,
         "machine": machine(),
         "versions": versions(),

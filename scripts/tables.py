@@ -360,7 +360,7 @@ def sherpa() -> str:
 def cascade() -> str:
     """Cascades on speakers they were not tuned on: how many runs keep to the limits, and all trials at once."""
     heads = ["cascade, lists, tuned for", "runs within both limits", "EER against the last stage, all trials"]
-    heads += ["first stage answers", "ms a fresh pair, of the last stage's"]
+    heads += ["mean EER of the lists", "first stage answers", "ms a fresh pair, of the last stage's"]
     rows = []
     for name in ("cascade_sizes", "cascade_widths"):
         for one in results(name)["on_scores"]:
@@ -370,6 +370,7 @@ def cascade() -> str:
                     ", ".join(one[key] for key in ("cascade", "scope", "target")),
                     f"{half['kept_both']} of {half['runs']}",
                     change(cross),
+                    f"{100 * cross['relative_mean_eer']:+.1f} %",
                     f"{100 * cross['stopped'][0]:.0f} %",
                     f"{cross['ms_fresh_pair']:.1f} of {cross['last_ms_fresh_pair']:.1f}",
                 ]
@@ -389,7 +390,10 @@ def scoring_ways() -> str:
     for table, way in dict.fromkeys((row["table"], row["way"]) for row in found):
         cells = [f"{table}: {way}"]
         for file in files:
-            row = next(row for row in found if (row["file"], row["table"], row["way"]) == (file, table, way))
+            row = next((row for row in found if (row["file"], row["table"], row["way"]) == (file, table, way)), None)
+            if row is None:
+                cells += [""] * 3
+                continue
             low, high = row["all"]["min_dcf_interval"]["0.01"]
             cells += [percent(row["mean_eer"]), with_interval(row["all"])]
             cells.append(f"{row['all']['min_dcf']['0.01']:.3f} ({low:.3f} to {high:.3f})")

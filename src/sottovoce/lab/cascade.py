@@ -86,7 +86,6 @@ def evaluate_cascade(
     needed = ~np.isnan(bank.ms)
     everything = np.arange(len(bank.kept))
     alone = [_real(bank.score(stage, everything)) for stage in range(len(cascade.stages)) if full]
-    final = evidence(alone, cascade.weights)[-1] if full else None
     sets = [*rows_of(loaded, bank), everything]
     rates = [
         {
@@ -106,15 +105,23 @@ def evaluate_cascade(
         "stages": _stages(cascade, bank, found, needed),
         "cost": _cost(cascade, bank, found.stage, needed),
     }
-    if final is not None:
-        for number, (entry, scores) in enumerate(zip(report["stages"], alone, strict=True)):
-            entry["alone"] = {**_cost_alone(bank, number, entry["bits"]), **_rates_alone(scores, bank, sets)}
-        report["all_go_on"] = _rates_alone(final, bank, sets)
-        decided = found.scores >= cascade.threshold
-        report["disagreement"] = float((decided != (final >= cascade.threshold)).mean())
+    if alone:
+        _add_alone(report, cascade, bank, found, alone, sets)
     if record is not None:
         save_record(record, trials, bank, found)
     return {**report, **report["lists"][0]} if len(lists) == 1 else report
+
+
+def _add_alone(
+    report: dict[str, Any], cascade: Cascade, bank: Bank, found: Outcome, alone: Sequence[Real], sets: Sequence[Rows]
+) -> None:
+    """What each stage gives alone, and the last one where all trials go on to it."""
+    final = evidence(alone, cascade.weights)[-1]
+    for number, (entry, scores) in enumerate(zip(report["stages"], alone, strict=True)):
+        entry["alone"] = {**_cost_alone(bank, number, entry["bits"]), **_rates_alone(scores, bank, sets)}
+    report["all_go_on"] = _rates_alone(final, bank, sets)
+    decided = found.scores >= cascade.threshold
+    report["disagreement"] = float((decided != (final >= cascade.threshold)).mean())
 
 
 def _real(scores: Any) -> Real:

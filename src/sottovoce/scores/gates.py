@@ -131,9 +131,9 @@ def stop_gates(
     """The widest gates around the threshold with which the first stage answers at least a share of the trials.
 
     mapped: (trials,) for each stage, on the last stage's scale   enrol_speaker, test_speaker: (trials,). The share is
-    reached in `confidence` of the draws of speakers (trials weighted as in `resampling.redrawn`), because the share on
-    other speakers differs from that of these. Gates of later stages are as wide in proportion to their doubt as the
-    first. Raises BadInput for a share or confidence outside (0, 1) and for fewer than two speakers. Ours.
+    reached in more than `confidence` of the draws of speakers (trials weighted as in `resampling.redrawn`), because on
+    other speakers it differs. Gates of later stages are as wide, in proportion to their doubt, as the first. Raises
+    BadInput for a share or confidence outside (0, 1) and for fewer than two speakers. Ours.
     """
     if not (0 < share < 1 and 0 < confidence < 1):
         raise BadInput(f"gates: a share of {share:g} and a confidence of {confidence:g} must lie between 0 and 1")
