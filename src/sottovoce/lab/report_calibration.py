@@ -102,6 +102,9 @@ def _held_out(source: Source, name: str) -> list[str]:
         page.figure(svg, f"{title}. {words}"),
         page.table("Fitted on other speakers, all lists", heads, rows),
     ]
+    if floor := source.content.get("floor"):
+        perfect = [[part, *(_ratio(one, key) for key in keys)] for part, one in floor.items()]
+        shown.append(page.table("What perfect log-likelihood ratios would show", ["list", *heads[2:]], perfect))
     if lists:
         shown.append(page.table("List by list", ["file", "list", "calibrated on", *heads[2:]], lists))
     return shown
