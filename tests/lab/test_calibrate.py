@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 
 from sottovoce import cli
 from sottovoce.errors import BadInput, BadList
-from sottovoce.lab.calibrate import calibrate, crossed, fitted, judged
+from sottovoce.lab.calibrate import calibrate, crossed, fit, fitted, held_out, judged
 from sottovoce.lab.evaluate import stored_llrs
-from sottovoce.lab.pool import Pool, both_ways, pairs, pooled
+from sottovoce.lab.pool import Pool, apart, both_ways, pairs, pooled
 from sottovoce.lab.scored import Scored
 from sottovoce.lab.scoring import Scoring
 from sottovoce.runtime.engine import SHIPPED, load
 from sottovoce.runtime.verify import verify
-from sottovoce.scores.calibration import affine, from_dict
-from sottovoce.scores.metrics import eer
+from sottovoce.scores.calibration import affine, from_dict, isotonic, shrunk
+from sottovoce.scores.metrics import eer, min_cllr
 
 DEMO = Path(__file__).parents[2] / "demo" / "corpus"
 
@@ -68,18 +68,57 @@ def test_halves_share_no_speaker_and_halve_every_list() -> None:
     assert [len(np.unique(one.enrol_speaker[one.of == number])) for number in (0, 1)] == [20, 5]
 
 
+@settings(deadline=None, max_examples=25)
+@given(st.integers(2, 9), st.integers(1, 4), st.integers(2, 12), st.integers(0, 3))
+def test_each_trial_is_tested_once_and_knows_nobody_it_was_fitted_on(
+    speakers: int, others: int, parts: int, seed: int
+) -> None:
+    pool = pooled([drawn(speakers, 2, name="a"), drawn(others, 2, name="b")])
+    tested = np.zeros(len(pool.labels), dtype=int)
+    for fit_rows, test_rows in apart(pool, parts, seed):
+        tested += test_rows
+        here, there = pool.only(test_rows).speakers(), pool.only(fit_rows).speakers()
+        assert not set(here.tolist()) & set(there.tolist())
+    assert (tested == 1).all()
+
+
+def test_small_lists_are_dealt_into_parts_of_their_own() -> None:
+    pool = pooled([drawn(4, name="a"), drawn(5, name="b")])
+    for fit_rows, test_rows in apart(pool, 20, seed=2):
+        used = {len(pool.only(rows & (pool.of == 1)).speakers()) for rows in [fit_rows] if pool.of[test_rows][0] == 0}
+        assert used <= {5}, "who is tested in one list takes nobody of the other along"
+
+
+def test_speakers_left_out_are_left_out_by_brute_force() -> None:
+    pool = pooled([drawn(7, 3)])
+    moved = Pool(pool.scores + 0.3, *_rest(pool), {})
+    found = [held_out(pool, lambda part: fit(part, "affine", 0.5), parts=9, fit_on=one) for one in (None, moved)]
+    for row in range(0, len(pool.labels), 7):
+        pair = [pool.enrol_speaker[row], pool.test_speaker[row]]
+        others = ~(np.isin(pool.enrol_speaker, pair) | np.isin(pool.test_speaker, pair))
+        for llrs, source in zip(found, (pool, moved), strict=True):
+            wanted = affine(source.scores[others], source.labels[others])(pool.scores[row])
+            assert llrs[row] == pytest.approx(float(wanted), abs=1e-9)
+
+
+def test_the_least_cost_is_that_of_the_scores_not_of_what_a_calibration_leaves_of_their_order() -> None:
+    pool = pooled([drawn(8, 3)])
+    assert judged(pool, isotonic(pool.scores, pool.labels))["min_cllr"] == min_cllr(pool.scores, pool.labels)
+    assert crossed(pool, method="isotonic")[0]["min_cllr"] == min_cllr(pool.scores, pool.labels)
+
+
 def test_a_speaker_of_two_lists_is_one() -> None:
     pool = pooled([drawn(name="a"), drawn(seed=1, name="a")])
     assert len(np.union1d(pool.enrol_speaker, pool.test_speaker)) == 40
 
 
 def test_entries_say_what_the_file_scores_mean() -> None:
-    pool = pooled([drawn(60)])
+    pool = pooled([drawn(40, 4)])
     entries, _ = fitted(pool, draws=50)
     stored = json.loads(json.dumps(entries, allow_nan=False))
     calibration = from_dict(stored["calibration"])
-    assert calibration == affine(pool.scores, pool.labels)
-    assert judged(pool, calibration)["cllr"] == stored["calibration"]["cllr"] < 1.05 * stored["calibration"]["min_cllr"]
+    assert calibration == shrunk(pool.scores, pool.labels, 40)
+    assert judged(pool, calibration)["cllr"] == stored["calibration"]["cllr"] < 1.1 * stored["calibration"]["min_cllr"]
     rate, threshold = eer(pool.scores, pool.labels)
     point = stored["operating_points"]["balanced"]
     assert (point["threshold"], point["eer"]) == (threshold, pytest.approx(rate, abs=1e-3))
@@ -91,23 +130,26 @@ def test_entries_say_what_the_file_scores_mean() -> None:
         "balanced",
         "secure",
     }
-    halves = stored["calibration"]["held_out"]
-    assert [half["speakers"] for half in halves] == [30, 30]
-    assert all(half["cllr"] < 1.15 * half["min_cllr"] for half in halves)
+    (apart_,) = stored["calibration"]["held_out"]
+    assert (apart_["speakers"], apart_["trials"]) == (40, len(pool.labels))
+    assert stored["calibration"]["cllr"] < apart_["cllr"] < 1.15 * apart_["min_cllr"]
 
 
 def test_one_threshold_for_lists_of_different_levels_is_shown_list_by_list() -> None:
-    point = fitted(pooled([drawn(name="a"), drawn(shift=0.3, seed=1, name="b")]), draws=5)[0]["operating_points"]
+    point = fitted(pooled([drawn(20, 5, name="a"), drawn(20, 5, shift=0.3, seed=1, name="b")]), draws=5)[0][
+        "operating_points"
+    ]
     by = point["balanced"]["by_list"]
     assert by["b"]["false_accepts"] > 3 * by["a"]["false_accepts"]
     assert by["a"]["misses"] > 3 * by["b"]["misses"]
 
 
 def test_side_information_gives_points_in_llrs_and_lower_costs() -> None:
-    plain = pooled([drawn(60)])
+    plain = pooled([drawn(20, 4)])
     length = np.random.default_rng(2).normal(0, 1, len(plain.labels))
     moved = Pool(plain.scores + 0.2 * length, *_rest(plain), {"log_net_speech": length})
-    with_it, without = fitted(moved, draws=5)[0], fitted(Pool(moved.scores, *_rest(plain), {}), draws=5)[0]
+    how: dict[str, Any] = {"method": "affine", "draws": 5}
+    with_it, without = fitted(moved, **how)[0], fitted(Pool(moved.scores, *_rest(plain), {}), **how)[0]
     assert with_it["calibration"]["cllr"] < 0.9 * without["calibration"]["cllr"]
     assert with_it["calibration"]["weights"]["log_net_speech"] < 0
     point, found = with_it["operating_points"]["balanced"], from_dict(with_it["calibration"])
@@ -120,12 +162,14 @@ def _rest(pool: Pool) -> tuple[Any, ...]:
     return pool.labels, pool.enrol_speaker, pool.test_speaker, pool.of, pool.lists
 
 
-def test_too_few_speakers_to_halve_are_told_by_an_empty_row() -> None:
+def test_too_few_speakers_to_leave_some_out_are_told_by_an_empty_row() -> None:
     assert crossed(pooled([drawn(2)])) == []
 
 
 def test_evaluation_takes_the_calibration_only_where_it_fits() -> None:
-    affine_only = SimpleNamespace(id="m", metadata={"calibration": fitted(pooled([drawn()]))[0]["calibration"]})
+    affine_only = SimpleNamespace(
+        id="m", metadata={"calibration": fitted(pooled([drawn(8)]), method="affine")[0]["calibration"]}
+    )
     assert stored_llrs(affine_only, Scoring()) is not None
     assert stored_llrs(affine_only, Scoring(way="segments")) is None
     affine_only.metadata["calibration"]["weights"] = {"snr": 0.1}
@@ -158,10 +202,16 @@ def test_the_command_from_recordings_to_a_verdict(recordings: Path, tmp_path: Pa
     found = verify(after, *sorted(voices[0].iterdir())[:2], point="bayes")
     assert found.llr == pytest.approx(from_dict(after.metadata["calibration"])(found.score).item(), abs=1e-5)
     assert found.accepted == (found.probability > 0.5)
+    assert after.metadata["calibration"]["affine_speakers"] == 20.0
     told = CliRunner().invoke(cli.main, ["calibrate", str(out), "--data", str(recordings), "--out", str(out)])
     assert told.exit_code == 0, told.stderr
     assert "before: Cllr" in told.stdout
+    assert "on speakers left out: Cllr" in told.stdout
     assert "refused: secure" in told.stdout
+    beside = ["--measures", "snr", "--json", "--out", str(out)]
+    done = CliRunner().invoke(cli.main, ["calibrate", "--data", str(recordings), *beside])
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["calibration"]["method"] == "affine"
 
 
 def test_calibrating_needs_neither_torch_nor_onnx() -> None:
@@ -177,7 +227,7 @@ def test_calibrating_needs_neither_torch_nor_onnx() -> None:
     [
         ({"data": None}, BadInput, "one of the two"),
         ({"trials": ["list.txt"], "audio": "root"}, BadInput, "one of the two"),
-        ({"method": "guess"}, BadInput, "affine, isotonic"),
+        ({"method": "guess"}, BadInput, "shrunk, affine, isotonic"),
         ({"measures": ["mood"]}, BadInput, "log_net_speech"),
         ({"measures": ["snr"], "method": "isotonic"}, BadInput, "affine"),
         ({"prior": 0.0}, BadInput, "prior"),

@@ -160,7 +160,8 @@ MADE: dict[str, dict[str, Any]] = {
                 "with_the_calibration_of_the_first": {"cllr": RATIO} if bits == "2" else None,
             }
             for bits in ("float", "2")
-        }
+        },
+        "floor": {"pooled": {"cllr": {"ratio": 1.073}}},
     },
     "cascade": CASCADE,
     "tuning": {
@@ -290,6 +291,14 @@ class Checked(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         assert self.open, f"</{tag}> closes nothing"
         assert self.open.pop() == tag, f"</{tag}> closes another element"
+
+
+def test_calibrations_stand_beside_what_perfect_llrs_would_show(put, tmp_path):
+    out = tmp_path / "page.html"
+    report([put(MADE["calibrations"])], out)
+    part = shown(out).partition("What perfect log-likelihood ratios would show")[2].partition("</table>")[0]
+    assert "pooled" in part
+    assert "1.073" in part
 
 
 def parsed(out: Path) -> Checked:

@@ -12,7 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sottovoce.errors import BadInput
-from sottovoce.scores.calibration import RIDGE, Calibration, affine, from_dict, isotonic, minimum, probability
+from sottovoce.scores.calibration import (
+    AFFINE_SPEAKERS,
+    CELLS,
+    RIDGE,
+    Calibration,
+    affine,
+    from_dict,
+    isotonic,
+    minimum,
+    probability,
+    shrunk,
+)
 from sottovoce.scores.metrics import act_dcf, cllr, min_cllr, min_dcf
 
 ORACLE = "scikit-learn is an oracle of the development install"
@@ -42,6 +53,73 @@ def test_the_minimum_is_that_of_scikit_learn(prior: float) -> None:
     assert found.weights["length"] == pytest.approx(peer.coef_[0][1], rel=1e-4)
     assert found.offset == pytest.approx(offset, rel=1e-4)
     assert found.ridge == 0.0
+
+
+@pytest.mark.parametrize("prior", [0.5, 0.1])
+def test_equal_scores_are_as_many_trials(prior: float) -> None:
+    scores, labels = np.round(drawn(200, 900)[0], 1), drawn(200, 900)[1]
+    found = affine(scores, labels, prior)
+    heavy = np.where(labels == 1, prior / 200, (1 - prior) / 900) * 1100
+    linear = pytest.importorskip("sklearn.linear_model", reason=ORACLE)
+    peer = linear.LogisticRegression(C=1e10, tol=1e-10, max_iter=1000).fit(scores[:, None], labels, sample_weight=heavy)
+    assert len(np.unique(scores)) < 30
+    assert found.scale == pytest.approx(peer.coef_[0][0], rel=1e-4)
+    assert found.offset == pytest.approx(peer.intercept_[0] - math.log(prior / (1 - prior)), rel=1e-4)
+
+
+@pytest.mark.parametrize(("speakers", "prior"), [(12, 0.5), (150, 0.5), (40, 0.1)])
+def test_shrunk_is_isotonic_regression_of_labels_drawn_to_the_line(speakers: int, prior: float) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat([1, 0], [300, 1200])
+    steps = np.clip(np.round(rng.normal(100 + 60 * labels, 25)), 0, CELLS - 1)
+    steps[:2] = CELLS - 1, 0  # the range is then as wide as the cells are many, and each step of it a cell
+    scores = steps / (CELLS - 1)
+    linear = pytest.importorskip("sklearn.linear_model", reason=ORACLE)
+    isotonics = pytest.importorskip("sklearn.isotonic", reason=ORACLE)
+    heavy = np.where(labels == 1, prior / 300, (1 - prior) / 1200)
+    line = linear.LogisticRegression(C=1e10, tol=1e-10, max_iter=1000)
+    believed = line.fit(scores[:, None], labels, sample_weight=heavy * 1500).predict_proba(scores[:, None])[:, 1]
+    mixed = (speakers * labels + AFFINE_SPEAKERS * believed) / (speakers + AFFINE_SPEAKERS)
+    share = isotonics.IsotonicRegression().fit(scores, mixed, sample_weight=heavy).predict(scores)
+    wanted = np.log(share / (1 - share)) - math.log(prior / (1 - prior))
+    found = shrunk(scores, labels, speakers, prior)
+    centres = [round(float(scores[np.abs(wanted - llr) < 1e-4].max(initial=-1)), 6) for _, llr in found.knots]
+    assert min(centres) >= 0, "every knot has an llr that the oracle gives to some trials"
+    inside = {round(float(llr), 4) for llr in wanted}
+    assert len(inside) == len(found.knots)
+    assert found.affine_speakers == AFFINE_SPEAKERS
+
+
+def bent(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores that no line makes llrs of: five times as steep below 0.25."""
+    scores, labels = drawn(2000, 8000, seed)
+    return np.where(scores < 0.25, 0.25 + 5.0 * (scores - 0.25), scores), labels
+
+
+def test_one_speaker_is_given_the_line_and_many_the_shape() -> None:
+    scores, labels = bent(0)
+    line, shape = affine(scores, labels), isotonic(scores, labels)
+    inside = np.linspace(*np.quantile(scores, [0.1, 0.9]), 50)
+    apart = np.abs(line(inside) - shape(inside)).max()
+    assert np.abs(shrunk(scores, labels, 1)(inside) - line(inside)).max() < 0.2 * apart
+    assert np.abs(shrunk(scores, labels, 10**6)(inside) - shape(inside)).max() < 0.2 * apart
+    new, kinds = bent(1)
+    assert cllr(shrunk(scores, labels, 150)(new), kinds) < 1.02 * min_cllr(new, kinds)
+    assert cllr(line(new), kinds) > 1.05 * min_cllr(new, kinds)
+
+
+def test_a_shrunk_calibration_is_small_and_says_what_it_was_drawn_to() -> None:
+    found = shrunk(*drawn(4000, 90000), speakers=149)
+    assert len(json.dumps(found.as_dict())) < 8000
+    assert from_dict(json.loads(json.dumps(found.as_dict()))) == found
+    apart = shrunk([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1], speakers=2)
+    assert apart.ridge == RIDGE
+    with pytest.raises(BadInput, match="0 speakers"):
+        shrunk(*drawn(5, 5), speakers=0)
+    with pytest.raises(BadInput, match="right way round"):
+        shrunk([0.9, 0.8, 0.1, 0.2], [0, 0, 1, 1], speakers=2)
+    with pytest.raises(BadInput, match="the same in all trials"):
+        shrunk([0.5, 0.5, 0.5], [0, 0, 1], speakers=2)
 
 
 def test_llrs_of_known_densities_are_found_and_hold_on_new_trials() -> None:
@@ -118,7 +196,7 @@ def values() -> st.SearchStrategy[list[tuple[float, int]]]:
 @given(values())
 def test_llrs_rise_with_scores_whatever_the_trials(trials: list[tuple[float, int]]) -> None:
     scores, labels = map(np.array, zip(*trials, strict=True))
-    for fit in (affine, isotonic):
+    for fit in (affine, isotonic, lambda *trials: shrunk(*trials, speakers=5)):
         try:
             found = fit(scores, labels)
         except BadInput:

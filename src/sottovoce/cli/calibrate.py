@@ -17,10 +17,12 @@ from sottovoce.cli.show import interval, percent, show, table
 @click.option("--trials", multiple=True, type=click.Path(dir_okay=False), help="Or trial lists; repeatable.")
 @click.option("--audio", type=click.Path(file_okay=False), help="Folder the lists' paths start from.")
 @click.option("--out", required=True, type=click.Path(dir_okay=False), help="The .onnx to write; may be MODEL itself.")
-@click.option("--method", type=click.Choice(["affine", "isotonic"]), default="affine", show_default=True)
+@click.option(
+    "--method", type=click.Choice(["shrunk", "affine", "isotonic"]), help="[default: shrunk; affine with --measures]"
+)
 @click.option("--measures", default="", help="Side information, as in log_net_speech,snr.")
 @click.option("--prior", type=float, default=0.5, show_default=True, help="Weight of the targets in the fit.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the pairs, the halves and the bootstrap.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of pairs, speakers left out and bootstrap.")
 @WORKERS
 def calibrate_command(
     model: str | None,
@@ -28,7 +30,7 @@ def calibrate_command(
     trials: tuple[str, ...],
     audio: str | None,
     out: str,
-    method: str,
+    method: str | None,
     measures: str,
     prior: float,
     seed: int,
@@ -55,8 +57,8 @@ def calibration_text(result: Mapping[str, Any]) -> str:
         f"{found['nontargets']:,} nontargets, {found['speakers']} speakers",
         *([_line("before", result["before"])] if result.get("before") else []),
         _line("fitted", found),
-        *(_line("held out", half) for half in found["held_out"]),
-        *(["no held-out figures: too few speakers to halve"] if not found["held_out"] else []),
+        *(_line("on speakers left out", one) for one in found["held_out"]),
+        *(["no figures on speakers left out: too few"] if not found["held_out"] else []),
         *(["the trials are separable: a ridge, not the trials, holds the slope"] if found["ridge"] else []),
     ]
     rows = [

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,20 @@ from sottovoce.errors import BadInput, BadList
 from sottovoce.lab.embedding import embed_names, find_files, identity
 from sottovoce.lab.evaluate import evaluate_many
 from sottovoce.lab.lists import Utterance, read_manifest
-from sottovoce.lab.pool import Pool, both_ways, pairs, pooled
+from sottovoce.lab.pool import Pool, apart, pairs, pooled
 from sottovoce.lab.scored import Scored, read_scores
 from sottovoce.runtime.engine import Model, load
 from sottovoce.runtime.relabel import relabel
 from sottovoce.runtime.verify import stored_calibration
-from sottovoce.scores.calibration import Calibration, affine, isotonic
+from sottovoce.scores.calibration import Calibration, affine, isotonic, shrunk
 from sottovoce.scores.metrics import act_dcf, cllr, min_cllr, min_dcf
 from sottovoce.scores.points import RATES, operating_points, point
 from sottovoce.scores.scoring import cosine_trials
 
 PRIORS = (0.01, 0.5)  # of a target, that actDCF is given at
 PAIRS = 500_000  # most trials made from recordings
-METHODS = ("affine", "isotonic")
+PARTS = 20  # that the speakers are dealt over, to measure on those of two and fit on the others
+METHODS = ("shrunk", "affine", "isotonic")
 
 Real = NDArray[np.float64]
 
@@ -45,7 +47,7 @@ def calibrate(
     data: str | Path | None = None,
     trials: Sequence[str | Path] = (),
     audio: str | Path | None = None,
-    method: str = "affine",
+    method: str | None = None,
     measures: Sequence[str] = (),
     prior: float = 0.5,
     seed: int = 0,
@@ -55,11 +57,13 @@ def calibrate(
 
     model_path: an .onnx, None for the shipped one.   data: a folder with a folder for each speaker, or a manifest with
     speakers, of which all pairs are trials (at most PAIRS, drawn by seed); or trials and audio: lists and their root.
-    method: 'affine' or 'isotonic'.   measures: names of SIDES, side information of an affine calibration.   prior:
-    weight of the targets in the fit. Returns a report: `before` (what the stored calibration, if any, costs on these
-    trials), `held_out` (fitted on half of the speakers, measured on the others), and what was stored. Raises BadInput,
-    BadList, BadModel before any recording is read; the file appears only whole.
+    method: of METHODS; left out, 'shrunk', or 'affine' with measures.   measures: names of SIDES, side information of
+    an affine calibration.   prior: weight of the targets in the fit. Returns a report: `before` (what the stored
+    calibration, if any, costs on these trials), `held_out` (every trial under a calibration that neither of its
+    speakers was fitted on), and what was stored. Raises BadInput, BadList, BadModel before any recording is read; the
+    file appears only whole.
     """
+    method = method or ("affine" if measures else METHODS[0])
     _check(out, data, trials, audio, method, measures, prior)
     model = load(model_path)
     if data is not None:
@@ -80,7 +84,7 @@ def calibrate(
 
 
 def fitted(
-    pool: Pool, *, method: str = "affine", prior: float = 0.5, seed: int = 0, draws: int = 300
+    pool: Pool, *, method: str = METHODS[0], prior: float = 0.5, seed: int = 0, draws: int = 300
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Metadata entries `calibration`, `operating_points`, `operating_points_refused`, and a report of them.
 
@@ -91,7 +95,7 @@ def fitted(
     llrs = calibration(pool.scores, pool.measures)
     about = {
         "measured_on": ", ".join(pool.lists),
-        "speakers": len(np.union1d(pool.enrol_speaker, pool.test_speaker)),
+        "speakers": len(pool.speakers()),
         **judged(pool, calibration),
         "held_out": crossed(pool, method=method, prior=prior, seed=seed),
     }
@@ -120,38 +124,69 @@ def fit(pool: Pool, method: str, prior: float) -> Calibration:
     """A calibration of the trials: `method` as in METHODS, `prior` the weight of targets. Raises BadInput."""
     if method == "isotonic":
         return isotonic(pool.scores, pool.labels)
+    if method == "shrunk":
+        return shrunk(pool.scores, pool.labels, len(pool.speakers()), prior)
     return affine(pool.scores, pool.labels, prior, pool.measures)
 
 
 def judged(pool: Pool, calibration: Calibration) -> dict[str, Any]:
     """Cllr, minCllr, actDCF and minDCF at PRIORS of these trials under a calibration."""
-    llrs = calibration(pool.scores, pool.measures)
+    return costs(calibration(pool.scores, pool.measures), order(pool, calibration), pool.labels)
+
+
+def order(pool: Pool, calibration: Calibration) -> Real:
+    """(trials,) what the least costs are read from: the scores, or with side information the llrs before any bound."""
+    return calibration.scale * pool.scores + calibration.side(pool.measures) if calibration.weights else pool.scores
+
+
+def costs(llrs: Real, ordered: Real, labels: NDArray[np.uint8]) -> dict[str, Any]:
+    """What llrs cost, and the least that trials in this order could cost; all (trials,)."""
     keys = [f"{prior:g}" for prior in PRIORS]
     return {
-        "cllr": cllr(llrs, pool.labels),
-        "min_cllr": min_cllr(llrs, pool.labels),
-        "act_dcf": {key: act_dcf(llrs, pool.labels, at) for key, at in zip(keys, PRIORS, strict=True)},
-        "min_dcf": {key: min_dcf(llrs, pool.labels, at)[0] for key, at in zip(keys, PRIORS, strict=True)},
+        "cllr": cllr(llrs, labels),
+        "min_cllr": min_cllr(ordered, labels),
+        "act_dcf": {key: act_dcf(llrs, labels, at) for key, at in zip(keys, PRIORS, strict=True)},
+        "min_dcf": {key: min_dcf(ordered, labels, at)[0] for key, at in zip(keys, PRIORS, strict=True)},
     }
 
 
-def crossed(pool: Pool, *, method: str = "affine", prior: float = 0.5, seed: int = 0) -> list[dict[str, Any]]:
-    """As `judged`, fitted on half of each list's speakers and measured on the other half, then the other way round.
+def held_out(
+    pool: Pool,
+    how: Callable[[Pool], Calibration],
+    seed: int = 0,
+    parts: int = PARTS,
+    fit_on: Pool | None = None,
+    advance: Callable[[int], object] | None = None,
+) -> Real:
+    """The llr of each trial by a calibration that neither of its speakers was fitted on: (trials,), nats.
 
-    Trials across the halves are left out. Empty where a half has no targets or no nontargets.
+    how: trials → a calibration.   parts: see `apart`.   fit_on: the same trials by another file, to fit on instead.
+    advance: called with the number of trials of each step. Raises BadInput where the speakers are too few.
     """
-    found = []
-    for half, test in both_ways(pool, seed):
-        if not (half.two_kinds() and test.two_kinds()):
-            return []
-        try:
-            calibration = fit(half, method, prior)
-        except BadInput:
-            return []
-        speakers = len(np.union1d(test.enrol_speaker, test.test_speaker))
-        counts = {"speakers": speakers, "trials": len(test.labels), "targets": int(test.labels.sum())}
-        found.append({**counts, **judged(test, calibration)})
-    return found
+    llrs = np.empty(len(pool.labels))
+    source = fit_on or pool
+    for fit_rows, test_rows in apart(pool, parts, seed):
+        test = pool.only(test_rows)
+        llrs[test_rows] = how(source.only(fit_rows))(test.scores, test.measures)
+        if advance:
+            advance(len(test.labels))
+    return llrs
+
+
+def crossed(pool: Pool, *, method: str = METHODS[0], prior: float = 0.5, seed: int = 0) -> list[dict[str, Any]]:
+    """One row as of `judged`, each trial under a calibration that neither of its speakers was fitted on.
+
+    Empty where the speakers are too few for that.
+    """
+    how = partial(fit, method=method, prior=prior)
+    try:
+        with click.progressbar(length=len(pool.labels), label="judging on speakers left out", file=sys.stderr) as bar:
+            llrs = held_out(pool, how, seed, advance=bar.update)
+        ordered = order(pool, how(pool))
+    except BadInput:
+        return []
+    counts = {"trials": len(pool.labels), "targets": int(pool.labels.sum())}
+    return [{"speakers": len(pool.speakers()), "parts": PARTS, **counts, **costs(llrs, ordered, pool.labels)}]
 
 
 def before(model: Model, pool: Pool) -> dict[str, Any] | None:

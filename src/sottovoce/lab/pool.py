@@ -1,9 +1,10 @@
-"""Trials of several lists as one, in halves without a speaker in common; pairs of recordings."""
+"""Trials of several lists as one, in parts without a speaker in common; pairs of recordings."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +30,15 @@ class Pool:
     def only(self, kept: NDArray[np.bool_]) -> Pool:
         """Some of the trials. kept: (trials,)."""
         rows = (self.scores, self.labels, self.enrol_speaker, self.test_speaker, self.of)
-        beside = {name: one[kept] for name, one in self.measures.items()}
-        return Pool(*(row[kept] for row in rows), self.lists, beside)
+        places = np.flatnonzero(kept)
+        beside = {name: one[places] for name, one in self.measures.items()}
+        return Pool(*(row[places] for row in rows), self.lists, beside)
+
+    def speakers(self) -> Rows:
+        """Numbers of the speakers that are heard, ascending."""
+        sides = (self.enrol_speaker, self.test_speaker)
+        most = max((int(side.max(initial=0)) for side in sides), default=0) + 1
+        return np.flatnonzero(sum(np.bincount(side, minlength=most) for side in sides))
 
     def two_kinds(self) -> bool:
         """Whether there are targets and nontargets."""
@@ -55,18 +63,35 @@ def pooled(lists: Sequence[Scored], measures: Mapping[str, Sequence[Real]] | Non
 
 def both_ways(pool: Pool, seed: int) -> list[tuple[Pool, Pool]]:
     """Two halves without a speaker in common, each in the place of the other; every list's speakers are halved."""
-    rng = np.random.default_rng([seed, 7])
-    half: dict[int, int] = {}
-    for number in range(len(pool.lists)):
-        here = pool.of == number
-        speakers = np.union1d(pool.enrol_speaker[here], pool.test_speaker[here])
-        for place, speaker in enumerate(rng.permutation(speakers)):
-            half.setdefault(int(speaker), place % 2)
-    side = np.zeros(max(half) + 1, dtype=np.int64)
-    side[list(half)] = list(half.values())
-    one, two = side[pool.enrol_speaker], side[pool.test_speaker]
+    one, two = _dealt(pool, 2, seed)
     parts = [pool.only((one == number) & (two == number)) for number in (0, 1)]
     return [(parts[0], parts[1]), (parts[1], parts[0])]
+
+
+def apart(pool: Pool, parts: int, seed: int) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+    """Trials to fit on and trials to test on, without a speaker in common; in the end each trial is tested on once.
+
+    The speakers of every list are dealt over `parts`. Tested are the trials within one part or between two; fitted is
+    on all trials that no speaker of these parts has a side in. Yields (fit, test), each (trials,).
+    """
+    one, two = _dealt(pool, parts, seed)
+    low, high = np.minimum(one, two), np.maximum(one, two)
+    for first, second in combinations_with_replacement(range(parts), 2):
+        test = (low == first) & (high == second)
+        if test.any():
+            yield ~((one == first) | (one == second) | (two == first) | (two == second)), test
+
+
+def _dealt(pool: Pool, parts: int, seed: int) -> tuple[Rows, Rows]:
+    """The part of each trial's two speakers: dealt one by one in turn, list after list, each list in random order."""
+    rng = np.random.default_rng([seed, 7])
+    speakers = [rng.permutation(pool.only(pool.of == number).speakers()) for number in range(len(pool.lists))]
+    part: dict[int, int] = {}
+    for speaker in np.concatenate(speakers).tolist():
+        part.setdefault(speaker, len(part) % parts)
+    of = np.zeros(max(part) + 1, dtype=np.int64)
+    of[list(part)] = list(part.values())
+    return of[pool.enrol_speaker], of[pool.test_speaker]
 
 
 def pairs(speakers: Rows, most: int, seed: int) -> tuple[Rows, Rows]:

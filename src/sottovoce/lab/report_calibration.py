@@ -85,7 +85,7 @@ def _held_out(source: Source, name: str) -> list[str]:
     title = "Cost of calibration over the least cost, on other speakers"
     draw = partial(_ratio_panels, models=models, keys=keys)
     svg = figures.drawn(name, title, told, draw, height=3.7, shape=(1, len(keys)), sharey=True, squeeze=False)
-    words = "1 is the best that these scores allow; dashed: 10 % above it. Whiskers: least and largest of the halves."
+    words = "1 is the best that these scores allow; dashed: 10 % above it. Whiskers: least and largest of all dealings."
     heads = ["file", "calibration", *(f"{MEASURES[key]} over least" for key in keys)]
     rows = [
         [model, method, *(_ratio(one, key) for key in keys)]
@@ -100,8 +100,11 @@ def _held_out(source: Source, name: str) -> list[str]:
     ]
     shown = [
         page.figure(svg, f"{title}. {words}"),
-        page.table("Fitted on half of the speakers, all lists", heads, rows),
+        page.table("Fitted on other speakers, all lists", heads, rows),
     ]
+    if floor := source.content.get("floor"):
+        perfect = [[part, *(_ratio(one, key) for key in keys)] for part, one in floor.items()]
+        shown.append(page.table("What perfect log-likelihood ratios would show", ["list", *heads[2:]], perfect))
     if lists:
         shown.append(page.table("List by list", ["file", "list", "calibrated on", *heads[2:]], lists))
     return shown
@@ -142,10 +145,10 @@ def _firsts(model: Json) -> Json | None:
 
 
 def _costs(name: str, content: Json) -> list[Named]:
-    """What a stored calibration costs: before, as fitted, and on held-out halves, where these are told."""
+    """What a stored calibration costs: before, as fitted, and on speakers left out, where these are told."""
     found = content["calibration"]
     rows = [(f"{name}, before", content.get("before")), (f"{name}, as fitted", found)]
-    rows += [(f"{name}, held out {half}", one) for half, one in enumerate(found.get("held_out") or [], 1)]
+    rows += [(f"{name}, on speakers left out", one) for one in found.get("held_out") or []]
     return [(label, row) for label, row in rows if row and row.get("cllr") is not None]
 
 

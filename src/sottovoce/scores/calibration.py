@@ -1,4 +1,4 @@
-"""Score → natural log-likelihood ratio (llr): affine, with or without side information, or isotonic.
+"""Score → natural log-likelihood ratio (llr): affine, with or without side information; isotonic; or between the two.
 
 A calibration is fitted on scored trials, kept as plain values in the model's file, and belongs to that file alone:
 rounding weights to other widths moves the scores.
@@ -7,7 +7,7 @@ rounding weights to other widths moves the scores.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,12 +19,16 @@ from sottovoce.scores.curves import checked
 from sottovoce.scores.isotonic import pool_adjacent
 
 RIDGE = 1e-3  # weight of the squared weights in the loss where the trials are separable
+AFFINE_SPEAKERS = 20.0  # that the affine calibration counts as in a shrunk one
+CELLS = 256  # equal steps of score that a shrunk calibration looks at
 _STEPS = 100  # of Newton's method; a handful is usual
 _CLOSE = 1e-10  # gradient at which the minimum is reached
 _TURNED = "calibration: scores do not rise from nontargets to targets; are the labels the right way round?"
 _STEEP = 50.0  # a weight per standard deviation that no overlapping scores ask for
 
 Real = NDArray[np.float64]
+Marks = NDArray[np.bool_]
+Whole = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Calibration:
     weights: Mapping[str, float] = field(default_factory=dict)  # name of a measure → its weight
     ridge: float = 0.0  # above 0: the trials were separable, the slope is held by a ridge and not by the trials
     knots: tuple[tuple[float, float], ...] = ()  # (score, llr), both rising; isotonic only
+    affine_speakers: float = 0.0  # isotonic only: as so many speakers counts the affine calibration it is drawn to
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -90,6 +95,7 @@ def from_dict(values: Mapping[str, Any]) -> Calibration:
             weights={str(name): float(weight) for name, weight in values.get("weights", {}).items()},
             ridge=float(values.get("ridge", 0.0)),
             knots=tuple((float(score), float(llr)) for score, llr in values.get("knots", ())),
+            affine_speakers=float(values.get("affine_speakers", 0.0)),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BadInput(f"calibration: its entries are damaged ({error!r}); calibrate the model again") from None
@@ -121,27 +127,58 @@ def affine(
     values, target = checked(scores, labels)
     if not 0.0 < prior < 1.0:
         raise BadInput(f"calibration: a prior of {prior} is not between 0 and 1")
-    columns = {"score": values, **{name: np.asarray(one, np.float64) for name, one in (measures or {}).items()}}
+    counts = int(target.sum()), int((~target).sum())
+    if not measures:
+        distinct, place = np.unique(values, return_inverse=True)
+        slope, offset, ridge = _line(
+            distinct, [np.bincount(place[kind], minlength=len(distinct)) for kind in (target, ~target)], prior
+        )
+        return Calibration("affine", *counts, prior, slope, offset, ridge=ridge)
+    columns = {"score": values, **{name: np.asarray(one, np.float64) for name, one in measures.items()}}
     table, centre, spread = _standardised(columns)
-    found, ridge = minimum(table, target, prior, 0.0), 0.0
-    if found is None or np.abs(found[:-1]).max() > _STEEP or _apart(table @ found, target) or _apart(values, target):
-        found, ridge = minimum(table, target, prior, RIDGE), RIDGE
-    assert found is not None, "a ridge makes the loss strictly convex"
+    found, ridge = _held(table, target, np.ones(len(target)), prior, _apart(values, target))
     slopes = found[:-1] / spread
     if slopes[0] <= 0:
         raise BadInput(_TURNED)
-    offset = float(found[-1] - slopes @ centre)
-    weights = {name: float(weight) for name, weight in zip(list(columns)[1:], slopes[1:], strict=True)}
-    counts = int(target.sum()), int((~target).sum())
-    return Calibration("affine", *counts, prior, float(slopes[0]), offset, weights, ridge)
+    weights = {name: float(weight) for name, weight in zip(measures, slopes[1:], strict=True)}
+    return Calibration("affine", *counts, prior, float(slopes[0]), float(found[-1] - slopes @ centre), weights, ridge)
 
 
-def minimum(table: Real, target: NDArray[np.bool_], prior: float, ridge: float) -> Real | None:
+def _line(scores: Real, counts: Sequence[Whole], prior: float) -> tuple[float, float, float]:
+    """Slope, offset and ridge of the affine calibration of trials counted by score.
+
+    scores: (n,) rising   counts: of targets and of nontargets, (n,) each. Raises BadInput as `affine`.
+    """
+    rows = [np.flatnonzero(count) for count in counts]
+    values = np.concatenate([scores[row] for row in rows])
+    target = np.repeat([True, False], [len(row) for row in rows])
+    trials = np.concatenate([count[row] for row, count in zip(rows, counts, strict=True)]).astype(np.float64)
+    table, centre, spread = _standardised({"score": values}, trials)
+    found, ridge = _held(table, target, trials, prior, _apart(values, target))
+    slope = float(found[0] / spread[0])
+    if slope <= 0:
+        raise BadInput(_TURNED)
+    return slope, float(found[1] - slope * centre[0]), ridge
+
+
+def _held(table: Real, target: Marks, trials: Real, prior: float, apart: bool) -> tuple[Real, float]:
+    """As `minimum`, and the ridge that it needs: 0, or RIDGE where one threshold separates the classes (`apart`)."""
+    found = None if apart else minimum(table, target, prior, 0.0, trials)
+    if found is not None and np.abs(found[:-1]).max() <= _STEEP and not _apart(table @ found, target):
+        return found, 0.0
+    found = minimum(table, target, prior, RIDGE, trials)
+    assert found is not None, "a ridge makes the loss strictly convex"
+    return found, RIDGE
+
+
+def minimum(table: Real, target: Marks, prior: float, ridge: float, trials: Real | None = None) -> Real | None:
     """Weights of the columns that minimise the prior-weighted logistic loss; None where there is no finite minimum.
 
-    table: (trials, columns), the last all ones   ridge: adds ridge / 2 times the squared weights, but the last.
+    table: (rows, columns), the last all ones   ridge: adds ridge / 2 times the squared weights, but the last.
+    trials: (rows,) how many trials each row stands for; left out, one.
     """
-    heavy = np.where(target, prior / target.sum(), (1.0 - prior) / (~target).sum())
+    counts = np.ones(len(target)) if trials is None else trials
+    heavy = counts * np.where(target, prior / counts[target].sum(), (1.0 - prior) / counts[~target].sum())
     held = np.full(table.shape[1], ridge)
     held[-1] = 0.0
     weights = np.zeros(table.shape[1])
@@ -183,15 +220,48 @@ def isotonic(scores: ArrayLike, labels: ArrayLike) -> Calibration:
     distinct, place = np.unique(np.concatenate([values, edge]), return_inverse=True)
     hits = np.bincount(place, weights=np.concatenate([target, [1.0, 0.0]]))
     trials = np.bincount(place).astype(np.float64)
-    share = pool_adjacent(hits / trials, trials)
-    starts = np.flatnonzero(np.diff(share, prepend=-1.0))
-    centres = np.add.reduceat(distinct * trials, starts) / np.add.reduceat(trials, starts)
-    prior = float((target.sum() + 1) / (len(target) + 2))
+    knots = _knots(distinct, hits / trials, trials, float((target.sum() + 1) / (len(target) + 2)))
+    return Calibration("isotonic", int(target.sum()), int((~target).sum()), knots=knots)
+
+
+def shrunk(scores: ArrayLike, labels: ArrayLike, speakers: int, prior: float = 0.5) -> Calibration:
+    """Between isotonic and affine: few speakers are given a line, many the shape that their trials have.
+
+    The rising map (PAV) that fits (speakers * label + AFFINE_SPEAKERS * p) / (speakers + AFFINE_SPEAKERS) best, where p
+    is what the affine calibration says of the trial. Scores are taken in CELLS equal steps; knots are rounded.
+    scores: (trials,)   labels: (trials,) 1 for target   speakers: how many are heard in the trials: they, not trials,
+    are what is independent   prior: weight of the targets in all. Ours; the parts are those of `affine` and `isotonic`.
+    Raises BadInput as `affine`, and for fewer than one speaker.
+    """
+    values, target = checked(scores, labels)
+    if speakers < 1:
+        raise BadInput(f"calibration: {speakers} speakers cannot have made these trials")
+    low, step = values.min(), np.ptp(values) / CELLS or 1.0
+    cell = np.minimum((values - low) / step, CELLS - 1).astype(np.int64)
+    counts = [np.bincount(cell[kind], minlength=CELLS) for kind in (target, ~target)]
+    used = np.flatnonzero(counts[0] + counts[1])
+    hits, misses = (count[used] for count in counts)
+    centres = np.bincount(cell, weights=values)[used] / (hits + misses)
+    slope, offset, ridge = _line(centres, (hits, misses), prior)
+    heavy = hits * prior / hits.sum(), misses * (1.0 - prior) / misses.sum()
+    mass = heavy[0] + heavy[1]
+    odds = slope * centres + offset + math.log(prior) - math.log1p(-prior)
+    believed = 1.0 / (1.0 + np.exp(-np.clip(odds, -500.0, 500.0)))
+    mixed = (speakers * heavy[0] / mass + AFFINE_SPEAKERS * believed) / (speakers + AFFINE_SPEAKERS)
+    knots = tuple((round(score, 6), round(llr, 5)) for score, llr in _knots(centres, mixed, mass, prior))
+    trials = int(hits.sum()), int(misses.sum())
+    return Calibration("isotonic", *trials, prior, ridge=ridge, knots=knots, affine_speakers=AFFINE_SPEAKERS)
+
+
+def _knots(scores: Real, share: Real, mass: Real, prior: float) -> tuple[tuple[float, float], ...]:
+    """(score, llr) of each block of the rising map of `share`, the part of targets at rising scores, given `mass`."""
+    risen = pool_adjacent(share, mass)
+    starts = np.flatnonzero(np.diff(risen, prepend=-1.0))
     if len(starts) < 2:
         raise BadInput(_TURNED)
-    llrs = np.log(share[starts] / (1.0 - share[starts])) - math.log(prior / (1.0 - prior))
-    knots = tuple((float(score), float(llr)) for score, llr in zip(centres, llrs, strict=True))
-    return Calibration("isotonic", int(target.sum()), int((~target).sum()), knots=knots)
+    centres = np.add.reduceat(scores * mass, starts) / np.add.reduceat(mass, starts)
+    llrs = np.log(risen[starts] / (1.0 - risen[starts])) - math.log(prior / (1.0 - prior))
+    return tuple((float(score), float(llr)) for score, llr in zip(centres, llrs, strict=True))
 
 
 def probability(llr: float, prior: float) -> float:
@@ -202,19 +272,25 @@ def probability(llr: float, prior: float) -> float:
     return 1.0 / (1.0 + math.exp(-odds)) if odds >= 0 else math.exp(odds) / (1.0 + math.exp(odds))
 
 
-def _apart(values: Real, target: NDArray[np.bool_]) -> bool:
+def _apart(values: Real, target: Marks) -> bool:
     """Whether one threshold separates the classes, also where the two touch: no finite slope is then best."""
     return bool(values[target].min() >= values[~target].max() or values[target].max() <= values[~target].min())
 
 
-def _standardised(columns: Mapping[str, Real]) -> tuple[Real, Real, Real]:
-    """(trials, columns + 1) with mean 0 and deviation 1 and a last column of ones; the means; the deviations."""
+def _standardised(columns: Mapping[str, Real], trials: Real | None = None) -> tuple[Real, Real, Real]:
+    """(rows, columns + 1) with mean 0 and deviation 1 and a last column of ones; the means; the deviations.
+
+    trials: (rows,) how many each row stands for; left out, one.
+    """
     rows = {len(column) for column in columns.values() if column.ndim == 1}
     if len(rows) != 1 or not all(column.ndim == 1 and np.isfinite(column).all() for column in columns.values()):
         raise BadInput("calibration: measures must be rows of finite numbers, one for each score")
     table = np.stack(list(columns.values()), axis=1)
-    centre, spread = table.mean(axis=0), table.std(axis=0)
-    flat = [name for name, one in zip(columns, spread, strict=True) if not one > 0]
+    centre = np.average(table, axis=0, weights=trials)
+    spread = np.sqrt(np.average((table - centre) ** 2, axis=0, weights=trials))
+    flat = [
+        name for name, least, most in zip(columns, table.min(axis=0), table.max(axis=0), strict=True) if least == most
+    ]
     if flat:
         raise BadInput(f"calibration: {flat[0]!r} is the same in all trials and tells nothing; leave it out")
     return np.hstack([(table - centre) / spread, np.ones((len(table), 1))]), centre, spread
