@@ -324,7 +324,25 @@ def sherpa() -> str:
     return markdown(["what", "mean cosine", "least"], rows)
 
 
+def pseudo_calibration() -> str:
+    """Calibration without labels beside one with them, on labelled trials of other speakers."""
+    rows = []
+    for name, model in results("pseudo_calibration")["models"].items():
+        known = [
+            ("labelled trials", model["labels"]),
+            *((f"pseudo-trials of {k}", v) for k, v in model["pseudo"].items()),
+        ]
+        for source, one in known:
+            at = one["at_eer_threshold"]
+            own = percent(one["eer_of_pseudo_trials"]) if "eer_of_pseudo_trials" in one else percent(model["eer"])
+            costs = [f"{one['cllr']:.3f}", f"{one['min_cllr']:.3f}"]
+            rows.append([name, source, own, *costs, percent(at["misses"]), percent(at["false_accepts"])])
+    heads = ["file", "calibrated on", "EER of those", "Cllr", "least Cllr", "misses", "false accepts"]
+    return markdown(heads, rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "pseudo-calibration": pseudo_calibration,
     "baseline": baseline,
     "bench": bench,
     "file-contract": file_contract,
