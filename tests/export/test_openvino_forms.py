@@ -58,6 +58,8 @@ def in_onnxruntime(model: onnx.ModelProto, fed: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", NAMES)
 def test_openvino_computes_what_onnxruntime_does(name: str, form: str, make_model) -> None:
+    if engine._sums_overflow():
+        pytest.skip("without VNNI OpenVINO adds 8-bit products in 16 bits, which `load` refuses")
     model = shaped(make_model(name, "*=kmeans4"), FORMS[form])
     fed = given(make_model(name, "*=kmeans4"), FORMS[form])
     ours, theirs = in_onnxruntime(model, fed), in_openvino(model, fed)
