@@ -341,7 +341,22 @@ def pseudo_calibration() -> str:
     return markdown(heads, rows)
 
 
+def published() -> str:
+    """A trained network that came as a published .onnx: drift after every stage, and the file."""
+    rows = []
+    for one in results("published")["rows"]:
+        drift = {stage["name"]: f"{stage['drift']:.4f}" for stage in one["stages"]}
+        told = one["damage"]["pseudo_trials"]
+        stages = [drift.get(name, "") for name in ("nearest", "round", "follow")]
+        file = [f"{one['cosine_to_checkpoint']['mean']:.4f}", f"{one['cosine_to_checkpoint']['least']:.4f}"]
+        rates = [percent(told["eer"]), percent(told["float_eer"])]
+        rows.append([one["came_as"], one["bits"], f"{one['bytes']:,}", *stages, *file, *rates])
+    heads = ["came as", "bits", "bytes", "`nearest`", "`round`", "`follow`", "mean cosine", "least"]
+    return markdown([*heads, "EER, pseudo-trials", "in float"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "published": published,
     "pseudo-calibration": pseudo_calibration,
     "baseline": baseline,
     "bench": bench,
