@@ -31,7 +31,7 @@ def test_where_all_have_one_width_nothing_is_told(plan: str) -> None:
 
 
 def test_a_budget_names_what_the_next_narrower_format_would_do() -> None:
-    wide = account.kept_wide(Plan.parse("stem=uniform8; *=kmeans2"), SHAPES, "budget")
+    wide = account.kept_wide(Plan.parse("stem=uniform8; *=kmeans2"), SHAPES, "plan")
     known = {"uniform8/channel/mse": 1e-4, "kmeans4/channel/mse": 3e-3, "kmeans2/channel/mse": 0.2}
     (told,) = account.because_of_damage(wide, {"stem": known})
     assert told["why"] == "the best use of the budget: damage 1.0e-04, with 4 bits 3.0e-03"
