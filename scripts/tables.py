@@ -405,7 +405,40 @@ def _file(name: str) -> str:
     return name if name == "float" else f"{name} bits"
 
 
+def pseudo_calibration() -> str:
+    """Calibration without labels beside one with them, on labelled trials of other speakers."""
+    rows = []
+    for name, model in results("pseudo_calibration")["models"].items():
+        known = [
+            ("labelled trials", model["labels"]),
+            *((f"pseudo-trials of {k}", v) for k, v in model["pseudo"].items()),
+        ]
+        for source, one in known:
+            at = one["at_eer_threshold"]
+            own = percent(one["eer_of_pseudo_trials"]) if "eer_of_pseudo_trials" in one else percent(model["eer"])
+            costs = [f"{one['cllr']:.3f}", f"{one['min_cllr']:.3f}"]
+            rows.append([name, source, own, *costs, percent(at["misses"]), percent(at["false_accepts"])])
+    heads = ["file", "calibrated on", "EER of those", "Cllr", "least Cllr", "misses", "false accepts"]
+    return markdown(heads, rows)
+
+
+def published() -> str:
+    """A trained network that came as a published .onnx: drift after every stage, and the file."""
+    rows = []
+    for one in results("published")["rows"]:
+        drift = {stage["name"]: f"{stage['drift']:.4f}" for stage in one["stages"]}
+        told = one["damage"]["pseudo_trials"]
+        stages = [drift.get(name, "") for name in ("nearest", "round", "follow")]
+        file = [f"{one['cosine_to_checkpoint']['mean']:.4f}", f"{one['cosine_to_checkpoint']['least']:.4f}"]
+        rates = [percent(told["eer"]), percent(told["float_eer"])]
+        rows.append([one["came_as"], one["bits"], f"{one['bytes']:,}", *stages, *file, *rates])
+    heads = ["came as", "bits", "bytes", "`nearest`", "`round`", "`follow`", "mean cosine", "least"]
+    return markdown([*heads, "EER, pseudo-trials", "in float"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "published": published,
+    "pseudo-calibration": pseudo_calibration,
     "baseline": baseline,
     "bench": bench,
     "cascade": cascade,

@@ -198,6 +198,33 @@ def test_compress_hands_everything_on(stand_in: Any, tmp_path: Path) -> None:
     assert "no file" in sotto("compress", "c", "--plan", "@none.txt", "--out", "m.onnx").stderr
 
 
+def test_compress_tells_what_it_did(stand_in: Any) -> None:
+    made = {"model": "m4.onnx", "bytes": 12345, "bits_per_weight": 4.0, "cosine_to_checkpoint": {"mean": 0.99}}
+    trials = {"eer": 0.031, "float_eer": 0.029, "score_change": 0.012, "targets": 200, "nontargets": 19900}
+    made |= {"damage": {"drift": 0.01, "weights": 0.02, "pseudo_trials": trials}}
+    made |= {"calibration": {"measured_on": "pseudo-trials (crops of 200 unlabelled recordings)", "pseudo": {}}}
+    made["calibration"]["pseudo"] = {"recordings": 200}
+    made |= {"operating_points": {"balanced": {}}, "operating_points_refused": {"secure": "too few"}}
+    made |= {"wide_layers": [{"layer": "stem", "spec": "uniform8", "weights": 36, "why": "it is small"}]}
+    made |= {"float_operators": {"Softmax": 1}, "float_layers": ["twice"], "not_followed": "the graph has Loop"}
+    made |= {"speed": {"seconds": 3.0, "ms": 20.0, "float_ms": 50.0}}
+    stand_in("lab.compress", compress=lambda checkpoint, **_: made)
+    told = sotto("compress", "c.safetensors", "--bits", 4, "--out", "m4.onnx").stdout
+    for part in (
+        "embedding drift 0.0100",
+        "EER 3.10 %, of the float network 2.90 %, on 200 + 19,900 pseudo-trials; scores move by 0.0120",
+        "calibration from pseudo-trials (crops of 200 unlabelled recordings); operating points: balanced",
+        "secure refused: too few",
+        "replace this by sotto calibrate",
+        "stem has uniform8, 36 weights; it is small",
+        "in float: 1 Softmax; layers in float: twice",
+        "not followed: the graph has Loop",
+        "3 s of audio take 20.0 ms on this machine, one thread; in float 50.0 ms (2.50 times as long)",
+        "m4.onnx: 12,345 bytes, 4.000 bits a weight",
+    ):
+        assert part in told
+
+
 def one_list(name: str, eer: float) -> dict[str, Any]:
     return {
         "model": "m.onnx",

@@ -1,4 +1,4 @@
-"""Every form of a file in OpenVINO beside onnxruntime, for every architecture."""
+"""Forms of a file in OpenVINO beside onnxruntime: all of two architectures, two of every other."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ FORMS = {
     "batch": Form(features_in=True, batch=True),
     "batch, int8 weights, opset 17": Form(features_in=True, batch=True, int8_weights=True, opset=17),
 }
+WHOLE = ("resnet", "campplus")  # architectures whose forms are all tried; all of every one agree, and take minutes
+FEW = ("waveform in", "batch, int8 weights, opset 17")
+PAIRS = [(name, form) for name in NAMES for form in (FORMS if name in WHOLE else FEW)]
 LEAST = 0.995  # cosine: values between two steps of uint8 are rounded to either, and small networks magnify that
 
 
@@ -54,9 +57,10 @@ def in_onnxruntime(model: onnx.ModelProto, fed: np.ndarray) -> np.ndarray:
     return np.asarray(session.run(None, {session.get_inputs()[0].name: fed})[0])
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "form"), PAIRS)
 def test_openvino_computes_what_onnxruntime_does(name: str, form: str, make_model) -> None:
+    if engine._sums_overflow():
+        pytest.skip("without VNNI OpenVINO adds 8-bit products in 16 bits, which `load` refuses")
     model = shaped(make_model(name, "*=kmeans4"), FORMS[form])
     fed = given(make_model(name, "*=kmeans4"), FORMS[form])
     ours, theirs = in_onnxruntime(model, fed), in_openvino(model, fed)
@@ -64,7 +68,7 @@ def test_openvino_computes_what_onnxruntime_does(name: str, form: str, make_mode
     assert np.sum(ours * theirs, axis=1).min() > LEAST
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WHOLE)
 def test_the_float_graph_is_the_same_to_the_last_digits(name: str, make_model) -> None:
     model = unrounded(make_model(name, "*=kmeans4"))
     fed = talker(SECONDS, seed=9)[None]

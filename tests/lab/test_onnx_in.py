@@ -18,7 +18,7 @@ from sottovoce.bits.plan import Plan, Spec
 from sottovoce.errors import BadInput, BadModel, BadPlan
 from sottovoce.export import describe, plain, read_weights
 from sottovoce.lab import budget as budgets
-from sottovoce.lab import damage, onnx_read, onnx_torch, posttraining
+from sottovoce.lab import damage, onnx_read, onnx_rounding, onnx_torch, posttraining
 from sottovoce.lab.budget import allocate, compress_within
 from sottovoce.lab.compress import compress, recordings
 from sottovoce.lab.desk import SPARE
@@ -257,6 +257,12 @@ def test_budgets_that_cannot_be_are_refused_before_anything_is_measured(
         allocate(path, size="1kB", data=corpus)
     with pytest.raises(BadInput, match="--trials"):
         allocate(path, max_eer_loss="2%", data=corpus, front_end="wespeaker")
+
+
+def test_names_that_every_layer_has_are_no_names_of_layers() -> None:
+    assert onnx_rounding.can_be_named("layer1.0.conv")
+    for taken in ("type", "layer1.weight", "a.forward.b", "_graph"):
+        assert not onnx_rounding.can_be_named(taken)
 
 
 def test_the_front_end_must_be_known(tmp_path: Path) -> None:

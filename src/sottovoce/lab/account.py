@@ -55,7 +55,7 @@ def speed(file: Model, reference: Model) -> dict[str, float]:
 def kept_wide(plan: Plan, shapes: Shapes, why: str) -> list[dict[str, Any]]:
     """Layers of 8 bits or in float in a plan that has narrower ones: [{layer, spec, weights, why}].
 
-    why: who chose the plan: `bits` (a standard plan), `plan` (the user's), or `budget`.
+    why: who chose the plan: `bits` (a standard plan) or `plan` (the user's).
     """
     specs = plan.resolve(shapes)
     if not any(_narrow(spec) for spec in specs.values()):
@@ -73,11 +73,11 @@ def kept_wide(plan: Plan, shapes: Shapes, why: str) -> list[dict[str, Any]]:
 
 
 def because_of_damage(wide: list[dict[str, Any]], damage: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
-    """The same, and of a plan that a budget chose what the next narrower format would do.
+    """The same of a plan that a budget chose: what the next narrower format would do.
 
     damage: layer → text of a spec → damage, as it was measured.
     """
-    return [{**one, "why": f"{one['why']}: {_next(one['spec'], damage[one['layer']])}"} for one in wide]
+    return [{**one, "why": f"the best use of the budget: {_next(one['spec'], damage[one['layer']])}"} for one in wide]
 
 
 def _narrow(spec: Spec | None) -> bool:
@@ -87,10 +87,8 @@ def _narrow(spec: Spec | None) -> bool:
 def _why(plan: Plan, name: str, why: str) -> str:
     if why == "bits":
         return "the first layer, with less than 0.5 % of the weights: a narrower one would save next to nothing"
-    if why == "plan":
-        pattern = next(pattern for pattern, _ in plan.entries if fnmatchcase(name, pattern))
-        return f"asked for by {pattern!r} of the plan"
-    return "the best use of the budget"
+    pattern = next(pattern for pattern, _ in plan.entries if fnmatchcase(name, pattern))
+    return f"asked for by {pattern!r} of the plan"
 
 
 def _next(spec: str, damage: Mapping[str, float]) -> str:

@@ -80,8 +80,8 @@ def compress(
     coded = subject.coded()
     proto = subject.file(coded, observable(waves), _metadata(subject, chosen, waves, data), "uint8")
     report = _delivered(proto, float_proto, Path(out), trials, audio, waves if data is not None else [], seed)
-    after = np.stack([load_model(out).embed(wave) for wave in apart])
-    cosine = np.sum(before * after, axis=1)
+    model = load_model(out)
+    cosine = np.sum(before * np.stack([model.embed(wave) for wave in apart]), axis=1)
     damage = {"drift": float(1 - cosine.mean()), "weights": account.weight_error(coded, weights), **report["damage"]}
     return {
         **_sizes(Path(out), coded),

@@ -32,7 +32,7 @@ from sottovoce.quant.allocate import allocate as search_picks
 from sottovoce.quant.sensitivity import quantized
 from sottovoce.runtime.engine import load as load_model
 
-SPARE = 1024  # bytes of the file that provenance and operating points may take
+SPARE = 3072  # bytes of the file that provenance, calibration and operating points may take
 ROUNDS = 6  # corrections until a plan's file fits
 RUNG = 0.25  # bits a weight between the budgets that an EER budget tries
 
