@@ -14,6 +14,7 @@ from sottovoce.audio.talker import talker
 from sottovoce.export import metadata as about
 from sottovoce.export.forms import Form, shaped
 from sottovoce.export.twin import unrounded
+from sottovoce.runtime import engine
 
 openvino = pytest.importorskip("openvino", reason="an optional engine")
 

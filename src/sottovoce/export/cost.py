@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnxruntime
 from onnx import NodeProto, TensorProto
 
 from sottovoce.audio.features import FrontEndConfig
 from sottovoce.bits.formats import Coded
-from sottovoce.export.graph import Graph
+from sottovoce.export.graph import Graph, session
 from sottovoce.export.weights import CODES
 
 FLOAT_BITS, ROUNDED_BITS = 32, 8
@@ -92,9 +91,5 @@ def _sizes(graph: Graph, placed: Sequence[NodeProto], front_end: FrontEndConfig,
     length = samples if len(shape) == 2 else front_end.frames(samples)
     silence = np.zeros([1, *shape[1:-1], length], dtype=np.float32)
     outputs = [graph.add("Cast", graph.add("Shape", node.output[0]), to=TensorProto.FLOAT) for node in placed]
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    model = graph.model(extra_outputs=outputs).SerializeToString()
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    found = session.run(outputs, {name: silence})
+    found = session(graph.model(extra_outputs=outputs)).run(outputs, {name: silence})
     return [int(np.prod(axes)) for axes in found]

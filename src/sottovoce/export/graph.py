@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
@@ -177,6 +178,14 @@ class Graph:
             node.input[:] = [short.get(name, name) for name in node.input]
             node.output[:] = [short.get(name, name) for name in node.output]
         self.constants = {short.get(name, name): array for name, array in self.constants.items()}
+
+
+def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    """onnxruntime on a graph in the making: silent, and threads that wait sleep, so that a busy machine gets on."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:

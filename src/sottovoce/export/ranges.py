@@ -6,11 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from sottovoce.errors import BadInput
-from sottovoce.export.graph import Graph
+from sottovoce.export.graph import Graph, session
 
 BINS = 4096  # on each side of zero
 CLIPS = np.linspace(0.3, 1.0, 81)  # shares of the observed range that a clip may keep
@@ -94,16 +93,13 @@ def observe(graph: Graph, groups: Sequence[Sequence[str]], waves: Iterable[NDArr
     if not groups:  # coded weights in float operators only; a session asked for nothing would return everything
         return []
     tensors = sorted({tensor for group in groups for tensor in group})
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    model = graph.model(extra_outputs=tensors).SerializeToString()
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    runner = session(graph.model(extra_outputs=tensors))
     single = {tensor: Histogram() for tensor in tensors}
     (name,) = graph.inputs
     seen = 0
     for wave in waves:
         seen += 1
-        for tensor, values in zip(tensors, session.run(tensors, {name: wave[None]}), strict=True):
+        for tensor, values in zip(tensors, runner.run(tensors, {name: wave[None]}), strict=True):
             single[tensor].add(values)
     if not seen:
         raise BadInput("export: no recordings to observe activation ranges on; give at least one")

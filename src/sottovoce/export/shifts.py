@@ -11,12 +11,11 @@ import copy
 from collections.abc import Sequence
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import NodeProto
 
 from sottovoce.export.activations import add_to_bias
-from sottovoce.export.graph import Array, Graph, attributes
+from sottovoce.export.graph import Array, Graph, attributes, session
 
 ROUNDED = "~rounded/"  # prefix of tensors behind a rounding, beside the float ones of the same name
 LAYERS = ("Conv", "Gemm")
@@ -37,15 +36,11 @@ def mean_shifts(plain: Graph, rounded: Graph, waves: Sequence[NDArray[np.float32
     shifts = {node.output[0]: _shift(both, node, touched[node.output[0]], node.input[0] in turned) for node in layers}
     both.outputs = {name: ["rows"] for name in shifts.values()}
     both.prune()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        both.model().SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    runner = session(both.model())
     (name,) = both.inputs
     total = [np.zeros(1)] * len(shifts)
     for wave in waves:
-        total = [old + new for old, new in zip(total, session.run(None, {name: wave[None]}), strict=True)]
+        total = [old + new for old, new in zip(total, runner.run(None, {name: wave[None]}), strict=True)]
     return {layer: (sums / len(waves)).astype(np.float32) for layer, sums in zip(shifts, total, strict=True)}
 
 
