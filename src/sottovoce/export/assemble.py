@@ -21,7 +21,7 @@ from sottovoce.export.activations import find_region, round_tensors
 from sottovoce.export.context import WEIGHT, Part, cut, split_contexts
 from sottovoce.export.frontend import add_front_end
 from sottovoce.export.graph import Array, Graph
-from sottovoce.export.layout import turn_codes
+from sottovoce.export.layout import close_windows, turn_codes
 from sottovoce.export.norms import fold_norms_behind_relu
 from sottovoce.export.ranges import RULES, minmax_range, observe
 from sottovoce.export.shifts import mean_shifts, remove_shifts
@@ -103,6 +103,7 @@ def finish(
     _check_how(activations, ranges)
     _check_weights(graph, coded)
     _normalise(graph)
+    close_windows(graph)
     weights = {f"{layer}{WEIGHT}": layer for layer in coded}
     inside = activations == "uint8" and bool(coded)
     parts = split_contexts(graph, weights) if inside else {}

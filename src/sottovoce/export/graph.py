@@ -193,5 +193,11 @@ def attributes(node: NodeProto) -> dict[str, Any]:
     return {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
 
 
+def replace(node: NodeProto, op: str, inputs: list[str], **settings: Any) -> None:
+    """Make another operator of a node, in its place."""
+    changed = helper.make_node(op, inputs, list(node.output), name=node.name, **settings)
+    node.CopyFrom(changed)
+
+
 def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
     return [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]

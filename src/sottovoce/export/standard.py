@@ -14,7 +14,7 @@ import onnxruntime
 from onnx import NodeProto, helper
 
 from sottovoce.errors import BadModel
-from sottovoce.export.graph import Array, Graph, attributes
+from sottovoce.export.graph import Array, Graph, attributes, replace
 from sottovoce.export.norms import fold_norms_behind_relu
 from sottovoce.export.trace import EMBEDDING, FEATURES, fold_norms, simplify
 
@@ -188,7 +188,7 @@ def _matrix_products(graph: Graph) -> None:
                 _from_right(graph, node, right, ranks.get(node.input[0], 0))
             elif left is not None and left.ndim == 2 and ranks.get(node.input[1]) == 3:
                 weight = graph.constant(np.ascontiguousarray(left[:, :, None]), graph.fresh())
-                _replace(graph, node, "Conv", [node.input[1], weight], kernel_shape=[1])
+                replace(node, "Conv", [node.input[1], weight], kernel_shape=[1])
 
 
 def _plain_gemm(graph: Graph, node: NodeProto) -> None:
@@ -207,7 +207,7 @@ def _plain_gemm(graph: Graph, node: NodeProto) -> None:
             return
         flat = np.broadcast_to(bias * np.float32(known.get("beta", 1.0)), (1, len(weight)))[0]
         inputs.append(graph.constant(np.array(flat, dtype=np.float32), graph.fresh()))
-    _replace(graph, node, "Gemm", inputs, transB=1)
+    replace(node, "Gemm", inputs, transB=1)
 
 
 def _from_right(graph: Graph, node: NodeProto, right: Array, rank: int) -> None:
@@ -223,13 +223,7 @@ def _from_right(graph: Graph, node: NodeProto, right: Array, rank: int) -> None:
             inputs.append(graph.constant(np.array(np.broadcast_to(bias.reshape(-1), len(right.T))), graph.fresh()))
             graph.remove(readers[0])
             node.output[0] = readers[0].output[0]
-    _replace(graph, node, "Gemm", inputs, transB=1)
-
-
-def _replace(graph: Graph, node: NodeProto, op: str, inputs: list[str], **settings: object) -> None:
-    """Make another operator of a node, in its place."""
-    changed = helper.make_node(op, inputs, list(node.output), name=node.name, **settings)
-    node.CopyFrom(changed)
+    replace(node, "Gemm", inputs, transB=1)
 
 
 def name_layers(graph: Graph) -> None:
