@@ -63,14 +63,15 @@ def measure(kind: str, options: argparse.Namespace) -> dict[str, Any]:
             footprints=not options.quick,
             batch=not options.quick,
         )
-    return {"bits": BITS, **{key: found[key] for key in ("bytes", "rows", "throughput")}}
+    return {"bits": BITS, **{key: found[key] for key in ("bytes", "rows", "failed", "throughput")}}
 
 
 def joined(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """What is new, and the rows and batches of before that were not measured again."""
     measured = {(row["seconds"], row["threads"]) for row in new["rows"]}
     rows = [row for row in old.get("rows", []) if (row["seconds"], row["threads"]) not in measured] + new["rows"]
-    told = {"throughput": new["throughput"] or old.get("throughput", [])}
+    failed = [row for row in old.get("failed", []) if (row["seconds"], row["threads"]) not in measured]
+    told = {"throughput": new["throughput"] or old.get("throughput", []), "failed": failed + new["failed"]}
     return {**new, "rows": rows, **told, "slower_than": slower_than(rows), "over_best": over_best(rows)}
 
 

@@ -107,6 +107,20 @@ def test_the_peak_is_not_that_of_the_process_that_measures(path):
     assert measured(Peer(MODEL, "ours", path, 0), 0.3, 1)["peak_mb"] < held.nbytes / 2**20
 
 
+def test_a_peer_that_cannot_compute_a_length_is_named_and_left_out(path, monkeypatch):
+    def opened(peer, threads, encoder=None):
+        def broken(wave):
+            raise RuntimeError("shapes do not fit")
+
+        return broken if "float" in peer.name else open_peer(peer, threads, encoder)
+
+    monkeypatch.setattr(module, "open_peer", opened)
+    result = bench(path, seconds=(0.3,), peers=True)
+    assert {row["name"] for row in result["failed"]} >= {"onnxruntime float"}
+    assert not [row for row in result["rows"] if "float" in row["name"]]
+    assert result["failed"][0]["error"] == "shapes do not fit"
+
+
 def test_peers_are_made_of_the_network_as_it_was_exported(path, tmp_path):
     network = networks.build(**SETTINGS).eval()
     floats = build(network, preset("wespeaker"), {}, [], metadata={}, activations="float")

@@ -53,8 +53,9 @@ def bench(
 
     Peers are those of `lab.peers`. All take turns in every round. A row: {name, seconds, threads, median_ms, min_ms,
     cpu_ms, rounds, ratio, bytes, load_ms}; median and least are of wall time, cpu_ms is the least processor time, ratio
-    is the time over this file's (processor time for one thread, else wall time).   footprints: load_ms (processor time)
-    and peak_mb come from a process of its own for each.   batch: `throughput`, recordings of 3 s a second, one by one
+    is the time over this file's (processor time for one thread, else wall time).   `failed`: peers that could not
+    compute a length, {name, seconds, threads, error}.   footprints: load_ms (processor time) and peak_mb come from a
+    process of its own for each.   batch: `throughput`, recordings of 3 s a second, one by one
     and 16 at once, features in.   `slower_than`: the rows this file is slower than, with the ratio.   encoder, nncf,
     exported: see `lab.peers`. Raises BadInput, BadModel, MissingExtra.
     """
@@ -67,6 +68,7 @@ def bench(
     if not place.is_file():
         raise BadModel(f"{place}: there is no such model file; check the path")
     rows: list[Row] = []
+    failed: list[Row] = []
     with TemporaryDirectory() as folder:
         there = [Peer(MODEL, "ours", place, place.stat().st_size)]
         plain = None if exported is None else Path(exported)
@@ -74,7 +76,10 @@ def bench(
         told = {peer.name: measured(peer, LOADED_ON_S, counts[0]) if footprints else {} for peer in there}
         for count in counts:
             runners, facts = _opened(there, count, encoder, told)
-            rows += [row for length in seconds for row in _rows(runners, facts, length, count)]
+            for length in seconds:
+                running, refused = _able(runners, length, count)
+                failed += refused
+                rows += _rows(running, facts, length, count)
         throughput = _throughput(place, Path(folder)) if batch else []
     return {
         "model": str(place),
@@ -84,6 +89,7 @@ def bench(
         "machine": machine(),
         "versions": versions(),
         "rows": rows,
+        "failed": failed,
         "throughput": throughput,
         "slower_than": slower_than(rows),
     }
@@ -154,6 +160,22 @@ def _opened(
             here = {"bytes": peer.bytes, "load_ms": 1e3 * (time.process_time() - began)}
             facts[peer.name] = {**here, **told[peer.name]}
     return runners, facts
+
+
+def _able(runners: Mapping[str, Run], seconds: float, threads: int) -> tuple[dict[str, Run], list[Row]]:
+    """The runners that compute so much audio, and for each other one why not; the file itself must."""
+    able: dict[str, Run] = {}
+    failed: list[Row] = []
+    for name, run in runners.items():
+        try:
+            run(talker(seconds, seed=1))
+            able[name] = run
+        except Exception as error:  # every engine has errors of its own
+            if name == MODEL:
+                raise
+            told = " ".join(str(error).split())[:200]
+            failed.append({"name": name, "seconds": seconds, "threads": threads, "error": told})
+    return able, failed
 
 
 def _rows(runners: dict[str, Run], facts: Facts, seconds: float, threads: int) -> list[Row]:
