@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+import sottovoce.lab.evaluate  # noqa: F401 (before a stand-in takes the place of what it imports)
 from sottovoce import cli
 from sottovoce.cli.show import table
 from sottovoce.cli.use import is_model
