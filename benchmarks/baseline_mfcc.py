@@ -17,6 +17,7 @@ import click
 import numpy as np
 
 from sottovoce.lab.mfcc import baseline
+from sottovoce.lab.run import write_text
 
 
 @click.command()
@@ -34,9 +35,7 @@ def main(root: Path, out: Path, draws: int) -> None:
         "lists": lists,
         "mean_eer": float(np.mean([one["eer"] for one in lists])),
     }
-    part = out.with_name(f"{out.name}.part")
-    part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, out)
+    write_text(out, json.dumps(result, indent=1) + "\n")
     for one in lists:
         low, high = one["eer_interval"]
         print(f"{one['list']:20s} EER {100 * one['eer']:6.2f} %  [{100 * low:.2f}, {100 * high:.2f}]", file=sys.stderr)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +32,7 @@ from sottovoce.lab.calibrate import fit as fit_pool
 from sottovoce.lab.embedding import embed_names
 from sottovoce.lab.lists import Utterance, read_manifest
 from sottovoce.lab.pool import Pool, both_ways, pooled
+from sottovoce.lab.run import write_text
 from sottovoce.lab.scored import Scored
 from sottovoce.runtime.engine import Model, load
 from sottovoce.scores.calibration import Calibration
@@ -352,9 +352,7 @@ def main(
         "floor": kept or floor(parts, first, draws),
         "models": models,
     }
-    part = out.with_name(f"{out.name}.part")
-    part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, out)
+    write_text(out, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ each measurement.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -40,6 +39,7 @@ from sottovoce.lab.cascade import evaluate_cascade
 from sottovoce.lab.cascade_tuning import Scores, fit, read_target, scored_by, tune, width
 from sottovoce.lab.evaluate import readable
 from sottovoce.lab.lists import Trials, read_trials, speakers_of
+from sottovoce.lab.run import write_text
 from sottovoce.runtime.cascade import load_cascade
 from sottovoce.runtime.engine import load
 from sottovoce.scores.cascade import mean_cost, stopped
@@ -259,9 +259,7 @@ def told(name: str, scope: str, target: str, row: dict[str, Any]) -> str:
 
 def write(out: Path, result: dict[str, Any]) -> None:
     """Write the results so far under a temporary name, then rename."""
-    part = out.with_name(f"{out.name}.part")
-    part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, out)
+    write_text(out, json.dumps(result, indent=1) + "\n")
 
 
 @click.command()

@@ -22,6 +22,7 @@ from file_contract import network
 from sottovoce.export.inspect import describe
 from sottovoce.lab import checkpoint
 from sottovoce.lab.bench import machine, versions
+from sottovoce.lab.run import write_text
 
 
 def random_checkpoint(name: str, path: Path) -> None:
@@ -79,9 +80,7 @@ def main(data: Path, out: Path, networks: str, bits: int, threads: int) -> None:
         "versions": versions(),
         "rows": rows,
     }
-    part = out.with_name(f".{out.name}.part")
-    part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, out)
+    write_text(out, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from sottovoce.export import build, plain, read_weights, save
 from sottovoce.export.frontend import add_front_end
 from sottovoce.export.graph import Graph
 from sottovoce.lab.bench import bench, interleave, machine, versions
+from sottovoce.lab.run import write_text
 from sottovoce.networks import build as build_network
 from sottovoce.networks.frontend import FrontEnd
 from sottovoce.runtime.engine import load
@@ -162,9 +163,7 @@ def main() -> None:
         "rows": rows,
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    part = options.out.with_name(f".{options.out.name}.part")
-    part.write_text(json.dumps(result, indent=1) + "\n")
-    part.replace(options.out)
+    write_text(options.out, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ FOLDER holds recordings; each is taken whole. Times are processor milliseconds f
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from sottovoce.export.frontend import add_front_end
 from sottovoce.export.graph import Graph
 from sottovoce.lab.bench import interleave, machine, versions
 from sottovoce.lab.compress import recordings
+from sottovoce.lab.run import write_text
 from sottovoce.networks.frontend import FrontEnd
 
 CONFIG = preset("wespeaker")
@@ -111,9 +111,7 @@ def main(root: Path, out: Path) -> None:
         "difference_from_float64": {name: summary(differences) for name, differences in from_exact.items()},
         "processor_ms_per_3_s": {name: 1e3 * min(cpu for _, cpu in turns[name]) for name in ways},
     }
-    part = out.with_name(f"{out.name}.part")
-    part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, out)
+    write_text(out, json.dumps(result, indent=1) + "\n")
     click.echo(json.dumps(result["difference"], indent=1))
 
 

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from sottovoce.lab.bench import machine, versions
+from sottovoce.lab.run import write_text
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "lab"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "hostile"))
@@ -88,9 +89,7 @@ def main(out: Path) -> None:
         "beyond": [row["file"] for row in rows if not row["within"]],
         "rows": rows,
     }
-    part = out.with_name(f"{out.name}.part")
-    part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, out)
+    write_text(out, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ from sottovoce.lab import checkpoint as checkpoints
 from sottovoce.lab.bench import machine, versions
 from sottovoce.lab.compress import compress, export
 from sottovoce.lab.imports import LAYOUTS, embed, import_checkpoint
+from sottovoce.lab.run import write_text
 from sottovoce.runtime.engine import load
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "lab"))
@@ -109,9 +109,7 @@ def main(arguments: list[str]) -> None:
         "versions": versions(),
         "rows": rows,
     }
-    part = out.with_name(f"{out.name}.part")
-    part.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(part, out)
+    write_text(out, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from sottovoce.bits.plan import Plan
 from sottovoce.export import build, save
 from sottovoce.lab.bench import MODEL, bench, machine, slower_than, versions
 from sottovoce.lab.peers import OURS
+from sottovoce.lab.run import write_text
 
 NETWORKS = {
     "ECAPA-512": "ecapa512",
@@ -128,9 +129,7 @@ def main() -> None:
             "versions": versions(),
             "networks": {**known, title: joined(known.get(title, {}), row)},
         }
-        part = options.out.with_name(f".{options.out.name}.part")
-        part.write_text(json.dumps(result, indent=1) + "\n")
-        part.replace(options.out)
+        write_text(options.out, json.dumps(result, indent=1) + "\n")
         print(f"{title}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 
 

@@ -31,6 +31,7 @@ from sottovoce.errors import BadInput
 from sottovoce.lab import budget, posttraining
 from sottovoce.lab import checkpoint as checkpoints
 from sottovoce.lab.compress import RATE, read_waves, recordings
+from sottovoce.lab.run import write_text
 from sottovoce.networks.frontend import FrontEnd
 
 JUDGED = 64  # recordings that rows are judged on
@@ -155,9 +156,7 @@ def _write(out: Path, rows: list[dict[str, Any]], checkpoint: Path, commands: li
         "judged_on": JUDGED,
         "rows": rows,
     }
-    part = out.with_name(f".{out.name}.part")
-    part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, out)
+    write_text(out, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ threshold does there, beside the threshold that the trials themselves would have
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from sottovoce.lab.bench import machine, versions
 from sottovoce.lab.calibrate import fit, judged, pooled, scored_lists
 from sottovoce.lab.compress import read_waves
 from sottovoce.lab.pool import Pool, both_ways
+from sottovoce.lab.run import write_text
 from sottovoce.runtime.engine import Model, load
 from sottovoce.scores.calibration import Calibration, affine
 from sottovoce.scores.metrics import eer, errors_at, min_cllr
@@ -128,9 +128,7 @@ def main(files: tuple[str, ...], root: Path, sources: tuple[str, ...], out: Path
         "versions": versions(),
         "models": models,
     }
-    part = out.with_name(f"{out.name}.part")
-    part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, out)
+    write_text(out, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ after every stage on recordings kept apart, so that `round` and `follow` stand b
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from sottovoce.lab import checkpoint as checkpoints
 from sottovoce.lab.bench import machine, versions
 from sottovoce.lab.compress import compress
 from sottovoce.lab.imports import import_checkpoint
+from sottovoce.lab.run import write_text
 
 
 def as_wespeaker(network: torch.nn.Module, path: Path) -> None:
@@ -95,9 +95,7 @@ def write(out: Path, rows: list[dict[str, Any]], arguments: str, same: bool) -> 
         "versions": versions(),
         "rows": rows,
     }
-    part = out.with_name(f"{out.name}.part")
-    part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, out)
+    write_text(out, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

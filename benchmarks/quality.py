@@ -9,7 +9,6 @@ telephone's band is made by resampling, and the EER of one list is measured on s
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from sottovoce.audio.quality import HOP_S, band_power, noise_power, of_wave, spe
 from sottovoce.audio.wav import read
 from sottovoce.lab.bench import machine, versions
 from sottovoce.lab.lists import read_manifest
+from sottovoce.lab.run import write_text
 from sottovoce.runtime.engine import load
 from sottovoce.scores.metrics import eer
 
@@ -88,9 +88,7 @@ def main(root: Path, out: Path, corpus: str, utterances: int) -> None:
         },
         "eer_by_net_speech": lengths(root, corpus),
     }
-    part = out.with_name(f"{out.name}.part")
-    part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, out)
+    write_text(out, json.dumps(result, indent=1) + "\n")
 
 
 def lengths(root: Path, corpus: str) -> list[dict[str, float]]:

@@ -26,6 +26,7 @@ from sottovoce.lab.bench import machine, versions
 from sottovoce.lab.compare import compare
 from sottovoce.lab.compress import export
 from sottovoce.lab.recipe import read_recipe, tomllib
+from sottovoce.lab.run import write_text
 
 Change = Mapping[str, Mapping[str, Any]]  # section of a recipe → keys
 
@@ -196,9 +197,7 @@ def main(
         "versions": versions(),
         **measured,
     }
-    part = out.with_name(f"{out.name}.part")
-    part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, out)
+    write_text(out, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

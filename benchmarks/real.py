@@ -8,7 +8,6 @@ FOLDER holds trials/*.txt and the recordings that they name. The first file is w
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ import click
 
 from sottovoce.lab.bench import machine, versions
 from sottovoce.lab.compare import compare
+from sottovoce.lab.run import write_text
 
 
 @click.command()
@@ -41,9 +41,7 @@ def main(files: tuple[str, ...], root: Path, out: Path, draws: int) -> None:
         "versions": versions(),
         "models": models,
     }
-    part = out.with_name(f"{out.name}.part")
-    part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, out)
+    write_text(out, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

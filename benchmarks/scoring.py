@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sottovoce.lab.bench import machine, versions
+from sottovoce.lab.run import write_text
 from sottovoce.scores.metrics import eer, equal_error, intervals, least_cost
 from sottovoce.scores.scoring import cosine_trials
 from sottovoce.scores.snorm import cohort_statistics
@@ -176,9 +177,7 @@ def main(out: Path | None) -> None:
     text = json.dumps(result, indent=1)
     print(text)
     if out:
-        part = out.with_name(f"{out.name}.part")
-        part.write_text(text + "\n", encoding="utf-8")
-        os.replace(part, out)
+        write_text(out, text + "\n")
 
 
 if __name__ == "__main__":

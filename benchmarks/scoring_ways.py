@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -29,6 +28,7 @@ from sottovoce.errors import SottoError
 from sottovoce.lab.bench import machine, versions
 from sottovoce.lab.evaluate import evaluate_many
 from sottovoce.lab.lists import Utterance, read_manifest
+from sottovoce.lab.run import write_text
 from sottovoce.lab.scoring import Scoring
 from sottovoce.runtime.engine import Model, load
 
@@ -147,9 +147,7 @@ def against(row: dict[str, Any], first: Mapping[str, Any]) -> dict[str, Any]:
 
 def write(out: Path, result: dict[str, Any]) -> None:
     """Write the results so far under a temporary name, then rename."""
-    part = out.with_name(f"{out.name}.part")
-    part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, out)
+    write_text(out, json.dumps(result, indent=1) + "\n")
 
 
 def plan(root: Path, folder: Path, several: int) -> list[tuple[str, str, list[Path], Scoring, Path | None]]:

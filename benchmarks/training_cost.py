@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from torch import nn
 from sottovoce import networks, quant
 from sottovoce.bits.plan import Plan
 from sottovoce.lab.bench import machine, versions
+from sottovoce.lab.run import write_text
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,7 @@ def main(out: Path | None, names: tuple[str, ...], specs: tuple[str, ...], round
         "rows": rows,
     }
     if out is not None:
-        part = out.with_name(f"{out.name}.part")
-        part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        os.replace(part, out)
+        write_text(out, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

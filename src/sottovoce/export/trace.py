@@ -13,7 +13,7 @@ from onnx import NodeProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from sottovoce.errors import BadInput
-from sottovoce.export.graph import OPSET, Graph
+from sottovoce.export.graph import OPSET, Graph, attributes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,16 +60,16 @@ def simplify(graph: Graph) -> None:
 
 def _value(graph: Graph, node: NodeProto) -> np.ndarray | None:
     """What a node without real inputs computes; None when it must stay."""
-    attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
-    if node.op_type == "Constant" and "value" in attributes:
-        return numpy_helper.to_array(attributes["value"])
+    known = attributes(node)
+    if node.op_type == "Constant" and "value" in known:
+        return numpy_helper.to_array(known["value"])
     if node.op_type == "Identity":
         return graph.constants.get(node.input[0])
     if node.input and all(name in graph.constants and graph.constants[name].dtype == np.int64 for name in node.input):
         feeds = {name: graph.constants[name] for name in node.input}
         return np.asarray(ReferenceEvaluator(node).run(None, feeds)[0])  # how far to pad, written as a computation
     if node.op_type == "Cast" and node.input[0] in graph.constants:
-        return graph.constants[node.input[0]].astype(helper.tensor_dtype_to_np_dtype(attributes["to"]))
+        return graph.constants[node.input[0]].astype(helper.tensor_dtype_to_np_dtype(known["to"]))
     return None
 
 
