@@ -4,8 +4,8 @@ Every tensor that an integer operator reads or writes gets one QuantizeLinear â†
 pairs with the operators between them.
 
 Convolutions with coded weights, additions of two such tensors, and what only moves values (Split, Concat, Reshape,
-Transpose, a mirroring Pad) become integer operators; all else (pooling, softmax, gates, matrix products after pooling)
-stays in float.
+Transpose, a mirroring Pad) become integer operators. What is joined before norms is rounded as well, to be joined as
+codes (`joins`). All else (pooling, softmax, gates, matrix products after pooling) stays in float.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from onnx import NodeProto
 
 from sottovoce.export.graph import Array, Graph
+from sottovoce.export.joins import joins, parts
 
 MOVES = ("Split", "Reshape", "Transpose")  # operators whose outputs are the input's values in other places
 
@@ -39,6 +40,8 @@ def find_region(graph: Graph, coded: set[str]) -> Region:
         _enter(links, _bounded(graph, conv.output[0]))
     while _grow(graph, links):
         pass
+    for tensor in _joined(graph, links):
+        _enter(links, tensor)
     groups: dict[str, list[str]] = {}
     for tensor in links:
         groups.setdefault(_root(links, tensor), []).append(tensor)
@@ -120,6 +123,13 @@ def _grow(graph: Graph, links: dict[str, str]) -> bool:
         elif node.op_type == "Add" and all(name in links for name in node.input):
             changed |= _enter(links, _bounded(graph, node.output[0]))
     return changed
+
+
+def _joined(graph: Graph, links: dict[str, str]) -> list[str]:
+    """Tensors that are joined before norms, of which an integer operator reads at least one: see `joins`."""
+    found = joins(graph)
+    read = any(_bounded(graph, norm.sum.output[0]) in links for norms in found.values() for norm in norms)
+    return parts(graph, found) if read else []
 
 
 def _moves(node: NodeProto) -> bool:

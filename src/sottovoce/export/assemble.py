@@ -21,6 +21,7 @@ from sottovoce.export.activations import find_region, round_tensors
 from sottovoce.export.context import WEIGHT, Part, cut, split_contexts
 from sottovoce.export.frontend import add_front_end
 from sottovoce.export.graph import Array, Graph
+from sottovoce.export.joins import join_codes
 from sottovoce.export.layout import close_windows, turn_codes
 from sottovoce.export.norms import fold_norms_behind_relu
 from sottovoce.export.ranges import RULES, minmax_range, observe
@@ -178,6 +179,7 @@ def _round(graph: Graph, weights: set[str], waves: list[Wave], ranges: str, cent
     scales = round_tensors(graph, region, grids, settled=centred)
     if centred:
         remove_shifts(graph, mean_shifts(plain, graph, waves[:CENTRED_ON]))
+    join_codes(graph)
     turn_codes(graph)
     return scales
 

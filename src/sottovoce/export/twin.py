@@ -9,6 +9,7 @@ from onnx import NodeProto
 from sottovoce.export import metadata as about
 from sottovoce.export.context import resolve
 from sottovoce.export.graph import Array, Graph
+from sottovoce.export.joins import part_codes
 from sottovoce.export.weights import CODES, look_ups, read
 
 
@@ -35,6 +36,7 @@ def plain(model: onnx.ModelProto) -> onnx.ModelProto:
 def unrounded(model: onnx.ModelProto) -> onnx.ModelProto:
     """The float32 graph behind a file: the decoded weights, and no rounding of activations. A peer for benchmarks."""
     graph = Graph.of(plain(model))
+    part_codes(graph)
     for node in list(graph.nodes):
         if node.op_type == "DequantizeLinear" and node.input[0] in graph.constants:
             integers, scale = graph.constants[node.input[0]], _value(graph, node.input[1])
