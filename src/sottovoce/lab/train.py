@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sottovoce import networks, quant
@@ -25,42 +25,15 @@ from sottovoce.lab.augment import Augmenter
 from sottovoce.lab.average import Average
 from sottovoce.lab.data import RATE, Batches, Corpus, load_corpus
 from sottovoce.lab.feed import Fed, Feed, casting, precision
-from sottovoce.lab.losses import TEACHER_LOSSES, MarginSoftmax, margin_at, turn
-from sottovoce.lab.recipe import Optim, Recipe, read_recipe
+from sottovoce.lab.learner import Learner, optimiser, pack, unpack
+from sottovoce.lab.losses import MarginSoftmax, margin_at, turn
+from sottovoce.lab.recipe import Recipe, read_recipe
 from sottovoce.lab.run import Run
 from sottovoce.lab.schedule import Stage, ramp, rate, stages
 from sottovoce.networks.frontend import FrontEnd
 
 HEAD = "head.safetensors"
 NORM = nn.modules.batchnorm._BatchNorm
-
-
-class Learner(nn.Module):
-    """Network and classifier as one module: (features, labels) → losses."""
-
-    def __init__(self, recipe: Recipe, network: nn.Module, classes: int) -> None:
-        super().__init__()
-        loss, dim = recipe.loss, int(network.dim)  # type: ignore[arg-type]
-        self.loss = loss
-        self.network = network
-        self.head = MarginSoftmax(dim, classes, loss.scale, loss.kind) if loss.weight else None
-        self.turn: Tensor | None
-        self.register_buffer("turn", torch.eye(dim) if loss.teacher_turned else None)
-
-    def forward(self, fed: Fed, margin: float, damping: float) -> tuple[Tensor, Tensor]:
-        """margin: of this step   damping: weight of the damping loss in this step   returns: loss, share correct."""
-        embeddings = self.network(fed.features)
-        loss = correct = torch.zeros((), device=embeddings.device)
-        if self.head is not None:
-            loss, correct = self.head(embeddings, fed.labels, margin)
-            loss = self.loss.weight * loss
-        if fed.followed is not None:
-            followed = fed.followed if self.turn is None else fed.followed.float() @ self.turn
-            distance = TEACHER_LOSSES[self.loss.teacher_kind](embeddings, followed)
-            loss = loss + self.loss.teacher_weight * distance
-        if damping:
-            loss = loss + damping * quant.damping_loss(self.network)
-        return loss, correct
 
 
 def train(
@@ -382,20 +355,11 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.quantizer_parameters, asked.gain_clip)
         nn.utils.clip_grad_norm_(self.learner.parameters(), self.recipe.optim.clip)
 
-    def _names(self) -> dict[int, str]:
-        return {id(p): name for name, p in self.learner.named_parameters()}
-
     def _save(self, step: int) -> None:
         """Write everything that training needs to go on at `step`."""
         if not self.team.leads:
             return
-        tensors = {f"module.{name}": tensor for name, tensor in self.learner.state_dict().items()}
-        names = self._names()
-        for parameter, state in self.optimiser.state.items():
-            for key, value in state.items():
-                tensors[f"optim.{names[id(parameter)]}:{key}"] = torch.as_tensor(value)
-        if self.average is not None:
-            tensors |= {f"average.{name}": tensor for name, tensor in self.average.tensors.items()}
+        tensors = pack(self.learner, self.optimiser, self.average)
         stage = self.stages.index(self.stage)
         about = {**self.about, "step": step, "stage": stage, "recipe": self.recipe.text()}
         checkpoint.save_tensors(self.folder.state, tensors, about)
@@ -412,48 +376,10 @@ class Trainer:
         self._attach(self.stages[about.get("stage", 0)])
         if self.recipe.quant.assign == "epoch":
             quant.hold(self.network)
-        self.learner.load_state_dict(_beginning(tensors, "module."))
-        parameters = dict(self.learner.named_parameters())
-        for name, tensor in _beginning(tensors, "optim.").items():
-            owner, key = name.rsplit(":", 1)
-            parameter = parameters[owner]
-            like = tensor if key == "step" else torch.empty_like(parameter).copy_(tensor)
-            self.optimiser.state[parameter][key] = like
-        if self.average is not None:
-            self.average.tensors = {
-                name: torch.empty_like(self.average.tensors[name]).copy_(tensor)
-                for name, tensor in _beginning(tensors, "average.").items()
-            }
+        unpack(tensors, self.learner, self.optimiser, self.average)
         if self.team.leads:
             self.folder.rewind(about["step"])
         return int(about["step"])
-
-
-def optimiser(optim: Optim, learner: nn.Module, scales: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimiser of a stage: groups of quantizer parameters, of vectors, of matrices; only these decay."""
-    own = {id(p) for p in scales}
-    rest = [p for p in learner.parameters() if p.requires_grad and id(p) not in own]
-    momentum = optim.momentum if optim.scale_momentum else 0.0
-    moving: dict[str, Any] = {"momentum": momentum, "nesterov": momentum > 0}
-    if optim.name != "sgd":
-        moving = {"betas": (0.9 if optim.scale_momentum else 0.0, 0.999)}
-    groups = [
-        {"params": scales, "weight_decay": 0.0, "factor": optim.scale_rate, **moving},
-        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0, "factor": 1.0},
-        {"params": [p for p in rest if p.dim() > 1], "factor": 1.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if optim.name == "sgd":
-        nesterov = optim.momentum > 0
-        return torch.optim.SGD(
-            groups, lr=optim.rate, momentum=optim.momentum, nesterov=nesterov, weight_decay=optim.weight_decay
-        )
-    kind = torch.optim.AdamW if optim.name == "adamw" else torch.optim.Adam
-    return kind(groups, lr=optim.rate, weight_decay=optim.weight_decay)
-
-
-def _beginning(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _crop_samples(recipe: Recipe) -> list[int]:
