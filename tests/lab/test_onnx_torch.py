@@ -30,6 +30,8 @@ def floats(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
+NEAREST = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+
 CASES: list[tuple[str, dict[str, Any], list[np.ndarray | None]]] = [
     *((name, {}, [X]) for name in ("Abs", "Erf", "Exp", "Identity", "Neg", "Relu", "Shape", "Sigmoid", "Tanh")),
     *((name, {}, [X]) for name in ("Elu", "HardSigmoid", "LeakyRelu", "Softplus", "HardSwish", "Transpose", "Flatten")),
@@ -83,6 +85,12 @@ CASES: list[tuple[str, dict[str, Any], list[np.ndarray | None]]] = [
     ("Conv", {"dilations": [2]}, [X[0], floats(3, 6, 2)]),
     ("AveragePool", {"kernel_shape": [2, 2], "strides": [2, 2]}, [X]),
     ("AveragePool", {"kernel_shape": [3], "pads": [1, 1]}, [X[0]]),
+    ("AveragePool", {"kernel_shape": [4], "strides": [4], "ceil_mode": 1}, [X[0]]),
+    ("AveragePool", {"kernel_shape": [3, 2], "strides": [2, 2], "pads": [1, 0, 1, 0], "ceil_mode": 1}, [X]),
+    ("MaxPool", {"kernel_shape": [4], "strides": [4], "ceil_mode": 1}, [X[0]]),
+    ("Resize", NEAREST, [X, None, np.array([1, 1, 2, 3], np.float32)]),
+    ("Resize", NEAREST, [X[0], None, np.array([1, 1, 100], np.float32)]),
+    ("Resize", NEAREST, [X, None, None, np.array([2, 4, 13, 2])]),
     ("MaxPool", {"kernel_shape": [2, 3], "pads": [0, 1, 0, 1], "strides": [2, 1]}, [X]),
     ("BatchNormalization", {"epsilon": 1e-3}, [X, floats(4), floats(4), floats(4), POSITIVE[0, :, 0, 0]]),
     ("LayerNormalization", {"axis": -2}, [X, floats(6, 5), floats(6, 5)]),
@@ -97,6 +105,8 @@ def test_it_computes_what_onnxruntime_does(op: str, said: dict[str, Any], inputs
     node = helper.make_node(op, names, outputs, **said)
     graph, fed = Graph(), {name: array for name, array in zip(names, inputs, strict=True) if name}
     graph.nodes, graph.opset = [node], 17
+    if op == "Resize":  # onnxruntime wants its sizes in the file
+        graph.constants = {name: fed.pop(name) for name in list(fed)[1:]}
     model = graph.typed_model(outputs, fed).SerializeToString()
     wanted = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(outputs, fed)
     given = [torch.from_numpy(np.array(array)) if array is not None else None for array in inputs]
@@ -111,6 +121,14 @@ def test_every_operator_is_tried() -> None:
     assert {case[0] for case in CASES} | {"Constant"} == set(OPERATORS)
     node = helper.make_node("Constant", [], ["o"], value_floats=[1.0, 2.0])
     assert torch.equal(OPERATORS["Constant"](_said(node)), torch.tensor([1.0, 2.0]))
+
+
+def test_what_engines_disagree_on_is_not_known() -> None:
+    x = torch.from_numpy(X[0])
+    with pytest.raises(BadInput, match="cut short"):
+        OPERATORS["AveragePool"]({"kernel_shape": [4], "ceil_mode": 1, "count_include_pad": 1}, x)
+    with pytest.raises(BadInput, match="linear, asymmetric"):
+        OPERATORS["Resize"]({**NEAREST, "mode": "linear"}, x, None, torch.ones(3))
 
 
 def test_windows_that_differ_between_sides_are_not_known() -> None:

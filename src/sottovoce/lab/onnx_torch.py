@@ -136,7 +136,7 @@ def _layer_norm(said: Said, x: Tensor, gain: Tensor, bias: Tensor | None = None)
 def _windows(said: Said, axes: int) -> tuple[list[int], list[int], list[int]]:
     """Strides, padding and dilation of so many axes; pads that differ between sides are not known."""
     pads = list(said.get("pads", [0] * 2 * axes))
-    if pads[:axes] != pads[axes:] or said.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or said.get("ceil_mode"):
+    if pads[:axes] != pads[axes:] or said.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         raise BadInput("a window has another padding on one side than on the other")
     return list(said.get("strides", [1] * axes)), pads[:axes], list(said.get("dilations", [1] * axes))
 
@@ -149,14 +149,31 @@ def _conv(said: Said, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
 
 def _average_pool(said: Said, x: Tensor) -> Tensor:
     stride, pad, _ = _windows(said, x.dim() - 2)
+    cut, counted = bool(said.get("ceil_mode", 0)), bool(said.get("count_include_pad", 0))
+    if cut and counted:
+        raise BadInput("engines disagree on what the mean of a window that is cut short is divided by")
     run = functional.avg_pool1d if x.dim() == 3 else functional.avg_pool2d
-    return run(x, said["kernel_shape"], stride, pad, False, bool(said.get("count_include_pad", 0)))
+    return run(x, said["kernel_shape"], stride, pad, cut, counted)
 
 
 def _max_pool(said: Said, x: Tensor) -> Tensor:
     stride, pad, dilation = _windows(said, x.dim() - 2)
     run = functional.max_pool1d if x.dim() == 3 else functional.max_pool2d
-    return run(x, said["kernel_shape"], stride, pad, dilation)
+    return run(x, said["kernel_shape"], stride, pad, dilation, bool(said.get("ceil_mode", 0)))
+
+
+def _resize(said: Said, x: Tensor, roi: Tensor | None, scales: Tensor | None, sizes: Tensor | None = None) -> Tensor:
+    """Nearest neighbours, as repeating what a coarser time scale gave is written."""
+    how = said.get("mode", "nearest"), said.get("coordinate_transformation_mode"), said.get("nearest_mode")
+    if how != ("nearest", "asymmetric", "floor"):
+        raise BadInput(f"a Resize by {', '.join(map(str, how))} is not known, only by nearest, asymmetric, floor")
+    for axis, length in enumerate(list(x.shape)):
+        made = int(length * float(scales[axis])) if scales is not None and len(scales) else _ints(sizes)[axis]
+        factor = float(scales[axis]) if scales is not None and len(scales) else made / length
+        if made != length:
+            places = torch.floor(torch.arange(made) / torch.tensor(factor, dtype=torch.float32)).to(torch.int64)
+            x = x.index_select(axis, places.clamp(max=length - 1))
+    return x
 
 
 def _everywhere(run: Callable[..., Tensor]) -> Operator:
@@ -337,6 +354,7 @@ OPERATORS: dict[str, Operator] = {
     "ReduceSumSquare": _reduced(lambda x, **how: torch.sum(x * x, **how)),
     "Relu": _of(torch.relu),
     "Reshape": _reshape,
+    "Resize": _resize,
     "Shape": _shape,
     "Sigmoid": _of(torch.sigmoid),
     "Slice": _slice,
