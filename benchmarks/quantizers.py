@@ -36,11 +36,18 @@ def plain(spec: str, **quant: Any) -> Callable[[int, str], Change]:
     return lambda bits, start: {"quant": {"plan": f"*={spec.format(bits=bits)}", **quant}}
 
 
-def followed(spec: str, weight: float = 8.0, teacher: str = "", **quant: Any) -> Callable[[int, str], Change]:
+def followed(
+    spec: str, weight: float = 8.0, teacher: str = "", hears: str = "augmented", **quant: Any
+) -> Callable[[int, str], Change]:
     """A method that also follows embeddings: the float network's, or those of a larger one, turned onto its own."""
     return lambda bits, start: {
         "quant": {"plan": f"*={spec.format(bits=bits)}", **quant},
-        "loss": {"teacher": teacher or start, "teacher_weight": weight, "teacher_turned": 16 if teacher else 0},
+        "loss": {
+            "teacher": teacher or start,
+            "teacher_weight": weight,
+            "teacher_turned": 16 if teacher else 0,
+            "teacher_hears": hears,
+        },
     }
 
 
@@ -56,6 +63,8 @@ METHODS: dict[str, Callable[[int, str], Change]] = {
     "ours": followed("kmeans{bits}/codebook/learned"),
     "ours from rounded": followed("kmeans{bits}/codebook/learned", round_batches=4),
     "ours from larger": followed("kmeans{bits}/codebook/learned", 16.0, LARGER, round_batches=4),
+    "ours from clean": followed("kmeans{bits}/codebook/learned", hears="clean", round_batches=4),
+    "ours from larger clean": followed("kmeans{bits}/codebook/learned", 16.0, LARGER, "clean", round_batches=4),
     "KMQAT per layer from larger": followed("kmeans{bits}/layer/mass", 16.0, LARGER),
     "learned from rounded": plain("kmeans{bits}/codebook/learned", round_batches=4),
     "ours light": followed("kmeans{bits}/codebook/learned", 2.0, round_batches=4),

@@ -48,6 +48,18 @@ def test_batches_repeat_and_epochs_differ(corpus: Path, tmp_path: Path) -> None:
     assert one.make(0, 0).waves.shape == (8, 6400)
 
 
+def test_clean_crops_are_what_is_augmented(corpus: Path, tmp_path: Path) -> None:
+    one, unasked = batches(corpus, tmp_path, clean=True).make(0, 1), batches(corpus, tmp_path).make(0, 1)
+    assert np.array_equal(one.waves, unasked.waves)
+    assert unasked.clean is None
+    changed = np.any(one.waves != one.clean, axis=1)
+    assert changed.any()
+    assert not changed.all()  # augmented with a probability
+    bare = batches(corpus, tmp_path)
+    bare.augmenter.recipe = Augment(probability=0.0)
+    assert np.array_equal(one.clean, bare.make(0, 1).waves)
+
+
 def test_an_epoch_draws_every_recording_once(corpus: Path, tmp_path: Path) -> None:
     made = batches(corpus, tmp_path)
     assert sorted(made._order(4)) == list(range(24))

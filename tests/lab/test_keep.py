@@ -48,12 +48,16 @@ def features(batches: Batches, epoch: int, step: int) -> np.ndarray:
     return np.random.default_rng([epoch, step]).normal(size=(8, 3, frames)).astype(np.float16)
 
 
-def test_training_is_the_same_and_reads_instead_of_making(corpus: Path, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("hears", ["augmented", "clean"])
+def test_training_is_the_same_and_reads_instead_of_making(
+    hears: str, corpus: Path, tmp_path: Path, monkeypatch
+) -> None:
     plain = (corpus / "recipe.toml").read_text().replace("epochs = 3", "epochs = 2")
     (corpus / "plain.toml").write_text(plain)
     train(corpus / "plain.toml", tmp_path / "plain", corpus)
     teacher = tmp_path / "plain" / "model.safetensors"
     followed = plain.replace("[loss]", f'[loss]\nteacher = "{teacher}"\nteacher_weight = 1.0')
+    followed = followed.replace("teacher_weight", f'teacher_hears = "{hears}"\nteacher_weight')
     (corpus / "unkept.toml").write_text(followed)
     (corpus / "kept.toml").write_text(followed.replace("[data]", "[data]\nkeep_epochs = 2"))
     train(corpus / "unkept.toml", tmp_path / "unkept", corpus)

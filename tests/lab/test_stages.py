@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from sottovoce import quant
 from sottovoce.errors import BadCheckpoint, BadRecipe
-from sottovoce.lab import checkpoint, feed
+from sottovoce.lab import checkpoint, feed, parallel
 from sottovoce.lab import train as module
+from sottovoce.lab.recipe import read_recipe
+from sottovoce.lab.run import Run
 from sottovoce.lab.train import Trainer, train
 
 QUANT = """
@@ -240,3 +243,20 @@ def test_a_teacher_with_axes_of_its_own_is_turned(corpus: Path, plain: str, star
         first[count] = log(tmp_path / str(count))[0]["loss"]
     assert first[0] > 0.3
     assert first[3] < 0.01
+
+
+@pytest.mark.parametrize("hears", ["augmented", "clean"])
+def test_the_teacher_hears_what_the_recipe_says(
+    hears: str, corpus: Path, plain: str, start: Path, tmp_path: Path
+) -> None:
+    loss = f'[loss]\nteacher = "{start}"\nteacher_weight = 1.0\nteacher_hears = "{hears}"'
+    (tmp_path / "recipe.toml").write_text(plain.replace("[loss]", loss))
+    recipe = read_recipe(tmp_path / "recipe.toml")
+    trainer = Trainer(recipe, Run(tmp_path / "run"), corpus, parallel.join(), tmp_path / "cache")
+    trainer._prepare()
+    fed, batch = next(iter(trainer.feed.run(0))), trainer.batches.make(0, 0)
+    teacher = checkpoint.load(start).network
+    heard = {"augmented": batch.waves, "clean": batch.clean}[hears]
+    with torch.no_grad():
+        torch.testing.assert_close(fed.followed, teacher(trainer.feed.features_of(heard)))
+    assert hears == "augmented" or not np.array_equal(batch.waves, batch.clean)

@@ -123,13 +123,15 @@ def load_corpus(manifest: str | Path, root: Path, cache: Path, label: str = "dec
 class Batch:
     """waves: (batch, samples) float32   labels: (batch,) int64: speaker × speeds + speed.
 
-    A kept batch has features (batch, channels, frames) in place of waves, and a teacher's embeddings (batch, dim).
+    clean: the same crops without noise, babble and rooms, where they are asked for. A kept batch has features (batch,
+    channels, frames) in place of waves, and a teacher's embeddings (batch, dim).
     """
 
     waves: NDArray[np.float32] | None
     labels: NDArray[np.int64]
     features: NDArray[np.float16] | None = None
     followed: NDArray[np.float32] | None = None
+    clean: NDArray[np.float32] | None = None
 
 
 class Batches:
@@ -150,12 +152,13 @@ class Batches:
         seed: int,
         rank: int = 0,
         world: int = 1,
+        clean: bool = False,
     ) -> None:
         if batch % world:
             raise BadList(f"a batch of {batch} cannot be shared evenly by {world} processes")
         self.corpus, self.augmenter = corpus, augmenter
         self.batch, self.crops, self.seed, self.rank, self.world = batch, tuple(crops), seed, rank, world
-        self.longest_repeat_s = longest_repeat_s
+        self.longest_repeat_s, self.clean = longest_repeat_s, clean
         names, self.speaker = np.unique(np.array(corpus.speakers), return_inverse=True)
         lengths = np.diff(corpus.starts)
         self.draws = np.repeat(np.arange(len(corpus)), np.ceil(lengths / (longest_repeat_s * RATE)).astype(int))
@@ -172,13 +175,16 @@ class Batches:
         """Length of the crops of a step, in samples."""
         return self.crops[int(np.random.default_rng([self.seed, epoch, step, 2]).integers(len(self.crops)))]
 
-    def _one(self, epoch: int, position: int, index: int, crop: int) -> tuple[NDArray[np.float32], int]:
+    def _one(
+        self, epoch: int, position: int, index: int, crop: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], np.int64]:
+        """A crop as it is trained on, the same clean, and its label."""
         rng = np.random.default_rng([self.seed, epoch, position, 1])
         which = int(rng.integers(len(self.speeds)))
         need = int(np.ceil(crop * self.speeds[which])) + 1
         wave = self.augmenter.speed(self.corpus.random_piece(index, need, rng), self.speeds[which], crop)
-        label = int(self.speaker[index]) * len(self.speeds) + which
-        return self.augmenter(wave, rng, avoid=self.corpus.speakers[index]), label
+        label = np.int64(self.speaker[index] * len(self.speeds) + which)
+        return self.augmenter(wave, rng, avoid=self.corpus.speakers[index]), wave, label
 
     def make(self, epoch: int, step: int) -> Batch:
         """The batch of one step of one epoch (this process's share)."""
@@ -186,7 +192,8 @@ class Batches:
         positions = range(step * self.batch + self.rank, (step + 1) * self.batch, self.world)
         crop = self.crop(epoch, step)
         made = [self._one(epoch, position, int(order[position]), crop) for position in positions]
-        return Batch(np.stack([wave for wave, _ in made]), np.array([label for _, label in made], dtype=np.int64))
+        waves, clean, labels = (np.stack(parts) for parts in zip(*made, strict=True))
+        return Batch(waves, labels, clean=clean if self.clean else None)
 
     def run(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """Batches of an epoch from step `first` on, made ahead of time in a thread."""

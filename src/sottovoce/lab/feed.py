@@ -28,7 +28,7 @@ class Fed:
 
     features: Tensor  # (batch, channels, frames)
     labels: Tensor  # (batch,)
-    followed: Tensor | None  # embeddings of the teacher, which sees the features without masks: (batch, dim)
+    followed: Tensor | None  # embeddings of the teacher, which sees features without masks, or clean: (batch, dim)
 
 
 class Feed:
@@ -75,13 +75,18 @@ class Feed:
             self.batches,
             {crop: (channels, frames) for crop, (channels, frames) in shapes.items()},
             min(recipe.data.keep_epochs, recipe.optim.epochs),
-            f"{keep.file_hash(recipe.loss.teacher)}.{self.amp}" if self.teacher else "",
+            self._teacher_name() if self.teacher else "",
             int(self.teacher.dim) if self.teacher else 0,  # type: ignore[arg-type]
         )
         if self.team.leads:
             size, steps = kept.size_bytes / 1e9, kept.epochs * self.batches.steps
             print(f"kept batches: {kept.folder}, {size:.2f} GB, {kept.count()} of {steps} steps there", file=sys.stderr)
         return kept
+
+    def _teacher_name(self) -> str:
+        """What embeddings are kept under."""
+        heard = ".clean" if self.batches.clean else ""
+        return f"{keep.file_hash(self.recipe.loss.teacher)}.{self.amp}{heard}"
 
     def _features(self, batch: Batch, epoch: int, step: int) -> Tensor:
         """The features of a batch; where batches are kept they are rounded to float16, at the first reading too."""
@@ -101,6 +106,9 @@ class Feed:
             return None
         if batch.followed is not None:
             return torch.from_numpy(batch.followed).to(self.team.device, non_blocking=True)
+        if self.batches.clean:
+            assert batch.clean is not None
+            features = self.features_of(batch.clean)
         with casting(self.team.device, self.amp):
             seen: Tensor = self.teacher(features).float()
         if self.kept is not None:

@@ -107,11 +107,11 @@ class Kept:
 
     def _reader(self, epoch: int) -> Callable[[int], Batch]:
         def read(step: int) -> Batch:
-            found = self._features(epoch, step)
-            if found is None:
-                return self.batches.make(epoch, step)
+            found, seen = self._features(epoch, step), self._seen(epoch, step)
+            if found is None or (self.batches.clean and seen is None):
+                return self.batches.make(epoch, step)  # what a teacher hears clean is not kept
             features, labels = found
-            return Batch(None, labels, features, self._seen(epoch, step))
+            return Batch(None, labels, features, seen)
 
         return read
 

@@ -71,6 +71,7 @@ class Loss:
     teacher: str = ""  # checkpoint of a network with the same front end, whose embeddings are followed
     teacher_kind: Literal["cosine", "l2"] = "cosine"
     teacher_weight: float = 0.0
+    teacher_hears: Literal["augmented", "clean"] = "augmented"  # clean: the crop without noise, babble, room
     teacher_turned: int = 0  # batches on which the teacher's embeddings are turned onto the network's own first
     damping: float = 0.0  # of oscillation of quantized weights; reached along half a cosine in each stage
 

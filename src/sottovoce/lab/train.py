@@ -119,6 +119,7 @@ class Trainer:
             seed=recipe.seed,
             rank=self.team.rank,
             world=self.team.world,
+            clean=teacher is not None and recipe.loss.teacher_hears == "clean",
         )
         self.total = self.batches.steps * recipe.optim.epochs
         self.feed = Feed(recipe, self.batches, [self.corpus, noises, rooms], teacher, self.team, self.cache, self.amp)
