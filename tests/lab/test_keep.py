@@ -75,6 +75,17 @@ def test_training_is_the_same_and_reads_instead_of_making(
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_what_a_teacher_has_not_heard_clean_yet_is_made_again(batches: Batches, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(batches, "clean", True)
+    store, made = kept(batches, tmp_path), batches.make(0, 1)
+    store.add(0, 1, features(batches, 0, 1), made.labels)
+    assert np.array_equal(list(store.run(0))[1].clean, made.clean)
+    store.add_followed(0, 1, np.ones((8, 4), np.float32))
+    back = list(store.run(0))[1]
+    assert back.clean is None
+    assert np.array_equal(back.followed, np.ones((8, 4)))
+
+
 def test_a_step_comes_back_as_it_was_kept(batches: Batches, tmp_path: Path) -> None:
     store = kept(batches, tmp_path)
     wanted, labels, seen = features(batches, 1, 2), np.arange(8), np.ones((8, 4), np.float32)
