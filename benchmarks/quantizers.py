@@ -188,11 +188,11 @@ def main(
     files = {"float": first, **{name_of(*asked): folder_of(work, name_of(*asked)) / "model.onnx" for asked in wanted}}
     groups = seeds_together(wanted) if "," in seeds else {}
     pairs = [
-        (mine, mine.replace(ours, other, 1))
+        (mine, f"{other}{mine[len(method) :]}")
         for mine in [*files, *groups]
-        for ours in ("ours from rounded", "ours from larger", "ours")
+        if (method := mine.partition(",")[0]).startswith("ours")
         for other in against.split(",")
-        if mine.startswith(f"{ours},") and mine.replace(ours, other, 1) in [*files, *groups]
+        if f"{other}{mine[len(method) :]}" in [*files, *groups]
     ]
     measured = compare(files, sorted((root / "trials").glob("*.txt")), root, pairs=pairs, groups=groups, draws=draws)
     for model, asked in zip(measured["models"][1:], wanted, strict=True):
