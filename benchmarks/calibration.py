@@ -7,8 +7,9 @@ are all pairs of one corpus and, where it is known, one gender. Every trial is j
 its speakers was fitted on: speakers are dealt over 20 parts, and a trial between two parts is judged by the fit to all
 trials outside both. Costs are of all trials together, and the least costs those of the scores in their own order.
 `floor` is what perfect llrs would show: drawn from a model of speakers whose llrs are known, with the same recordings,
-speakers and trials. The first file is the one whose calibration the others are also measured with. A file that OUT
-already holds is not measured again.
+speakers and trials. `support` is whose errors the figures stand on; the figures without the pair of speakers that makes
+most false accepts are beside. The first file is the one whose calibration the others are also measured with. A file
+that OUT already holds is not measured again.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import numpy as np
 from sottovoce.audio.quality import SIDES
 from sottovoce.errors import BadInput
 from sottovoce.lab.bench import machine, versions
-from sottovoce.lab.calibrate import PARTS, PRIORS, costs, held_out, judged, order, qualities
+from sottovoce.lab.calibrate import PARTS, PRIORS, costs, held_out, judged, order, qualities, supports
 from sottovoce.lab.calibrate import fit as fit_pool
 from sottovoce.lab.embedding import embed_names
 from sottovoce.lab.lists import Utterance, read_manifest
@@ -36,7 +37,7 @@ from sottovoce.lab.run import write_text
 from sottovoce.lab.scored import Scored
 from sottovoce.runtime.engine import Model, load
 from sottovoce.scores.calibration import Calibration
-from sottovoce.scores.metrics import cllr, min_cllr
+from sottovoce.scores.metrics import bayes_threshold, cllr, min_cllr
 from sottovoce.scores.scoring import cosine_trials
 
 LIMIT = 1.10  # of the least cost
@@ -47,14 +48,17 @@ DIM = 20  # of the model that perfect llrs are drawn from
 
 Fit = Callable[[Pool], Calibration]
 METHODS: dict[str, Fit] = {
+    "spline": lambda pool: fit_pool(pool, "spline", 0.5),
     "shrunk": lambda pool: fit_pool(pool, "shrunk", 0.5),
     "affine": lambda pool: fit_pool(pool, "affine", 0.5),
     "isotonic": lambda pool: fit_pool(pool, "isotonic", 0.5),
     "affine with net speech and SNR": lambda pool: fit_pool(pool, "affine", 0.5),
 }
-DEFAULT = METHODS["shrunk"]
+FIRST = "spline"  # the default
+DEFAULT = METHODS[FIRST]
 BESIDE = "affine with net speech and SNR"  # slow: for the first file alone, one dealing
-GROWN = ("shrunk", "affine")  # that more speakers are given to
+OFTEN = (FIRST, "shrunk")  # in all dealings; the others in SELDOM
+SELDOM = 2
 
 
 def alone(pool: Pool) -> Pool:
@@ -169,6 +173,7 @@ def ratios(found: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
             "least": float(least),
             "ratio": float(actual / least) if least > 0 else None,
             "ratio_range": [min(known), max(known)] if known else None,
+            "ratio_deviation": float(np.std(known)) if known else None,
             "within_10_percent": bool(actual <= LIMIT * least),
         }
     return out
@@ -188,6 +193,24 @@ def left_out(pool: Pool, fit: Fit, seed: int, first: Pool | None = None) -> list
     return [costs(llrs[one], ordered[one], pool.labels[one]) for one in here if pool.only(one).two_kinds()]
 
 
+def told(pool: Pool) -> dict[str, Any]:
+    """Whose errors the default's costs stand on, in the first dealing."""
+    return supports(pool, held_out(pool, DEFAULT, 0))
+
+
+def enough(part: Pool) -> bool:
+    """Whether a list has the speakers to be calibrated on alone."""
+    return len(part.speakers()) >= FEWEST
+
+
+def without_worst(pool: Pool) -> Pool:
+    """The trials without those of the two speakers that make most false accepts at the first of PRIORS."""
+    false = (pool.labels == 0) & (held_out(pool, DEFAULT, 0) >= bayes_threshold(PRIORS[0]))
+    low, high = (side(pool.enrol_speaker, pool.test_speaker) for side in (np.minimum, np.maximum))
+    pair = low * (high.max() + 1) + high
+    return pool.only(~((pool.labels == 0) & (pair == np.bincount(pair[false]).argmax()))) if false.any() else pool
+
+
 def halves(pool: Pool, fit: Fit, seeds: Sequence[int]) -> list[dict[str, Any]]:
     """`judged` of every half, fitted on the other half: so few speakers that it says what they are worth."""
     return [judged(test, fit(half)) for seed in seeds for half, test in both_ways(pool, seed)]
@@ -197,22 +220,27 @@ def measured(pool: Pool, first: Pool, seeds: Sequence[int]) -> dict[str, Any]:
     """Everything that is said of one file; what does not hang on the width is said of the first alone."""
     methods = {name: fit for name, fit in METHODS.items() if name != BESIDE or pool is first}
     plain = alone(pool)
+    rest = without_worst(plain)
     used = {name: pool if name == BESIDE else plain for name in methods}
-    dealings = {name: seeds[:1] if name == BESIDE else seeds for name in methods}
+    dealings = {name: seeds if name in OFTEN else seeds[: 1 if name == BESIDE else SELDOM] for name in methods}
     each = {name: [left_out(used[name], fit, seed) for seed in dealings[name]] for name, fit in methods.items()}
     lists = {name: only_list(plain, number) for number, name in enumerate(pool.lists)}
     found = {
         "pooled": {name: ratios([one[0] for one in found]) for name, found in each.items()},
+        "support": {"pooled": told(plain)} | {name: told(part) for name, part in lists.items() if enough(part)},
+        "without_the_pair_of_most_false_accepts": ratios(
+            [one for seed in seeds for one in left_out(rest, DEFAULT, seed)[:1]]
+        ),
         "pooled_calibration_on_each_list": {
-            name: ratios([one[number] for one in each["shrunk"]]) for number, name in enumerate(pool.lists, 1)
+            name: ratios([one[number] for one in each[FIRST]]) for number, name in enumerate(pool.lists, 1)
         },
         "calibrated_on_the_list_itself": {
             name: ratios([one for seed in seeds for one in left_out(part, DEFAULT, seed)[:1]])
             for name, part in lists.items()
-            if len(part.speakers()) >= FEWEST
+            if enough(part)
         },
         "fitted_on_half_of_the_speakers": {
-            name: ratios(halves(used[name], fit, seeds)) for name, fit in methods.items()
+            name: ratios(halves(used[name], fit, seeds[:SELDOM])) for name, fit in methods.items()
         },
         "fitted_on_the_same_trials": {
             name: ratios([judged(used[name], fit(used[name]))]) for name, fit in methods.items()
@@ -302,7 +330,7 @@ def spread(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--keep", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder for embeddings.")
 @click.option("--note", default="", help="How the files were made.")
-@click.option("--dealings", default=2, show_default=True, help="Of the speakers over parts.")
+@click.option("--dealings", default=4, show_default=True, help="Of the speakers over parts.")
 @click.option("--draws", default=30, show_default=True, help="Of perfect llrs.")
 def main(
     files: tuple[str, ...], root: Path, out: Path, keep: Path | None, note: str, dealings: int, draws: int
@@ -320,13 +348,13 @@ def main(
         print(f"{name}: {len(pools[name].labels):,} trials", file=sys.stderr)
         if (
             known.get(name, {}).get("id") == model.id
-            and known[name]["pooled"].get("shrunk", {}).get("dealings") == dealings
+            and known[name]["pooled"].get(FIRST, {}).get("dealings") == dealings
         ):
             models[name] = known[name]
             continue
         found = measured(pools[name], pools[files[0].partition("=")[0]], range(dealings))
         models[name] = {"file": Path(path).name, "id": model.id, "plan": model.metadata.get("plan"), **found}
-        print(json.dumps(found["pooled"]["shrunk"]), file=sys.stderr, flush=True)
+        print(json.dumps(found["pooled"][FIRST]), file=sys.stderr, flush=True)
     first = next(iter(pools.values()))
     counts = {
         name: {
@@ -341,7 +369,8 @@ def main(
     result = {
         "what": "cost of stored calibrations over the least cost, on speakers they were not fitted on: every trial "
         f"by the fit to the trials that neither of its speakers is in, speakers dealt over {PARTS} parts; mean of "
-        f"{dealings} dealings. fitted_on_half_of_the_speakers: the other half, both ways. floor: perfect llrs on the "
+        f"{dealings} dealings ({SELDOM} for methods beside). fitted_on_half_of_the_speakers: the other half, both "
+        "ways. support: see `sotto calibrate`, of the first dealing. floor: perfect llrs on the "
         "same recordings, speakers and trials, drawn from a model whose lists are as hard",
         "command": "python benchmarks/calibration.py --root FOLDER --out results/calibration.json "
         + " ".join(f"{name}={Path(path).name}" for name, _, path in (file.partition("=") for file in files)),

@@ -24,8 +24,9 @@ from sottovoce.lab.scored import Scored
 from sottovoce.lab.scoring import Scoring
 from sottovoce.runtime.engine import SHIPPED, load
 from sottovoce.runtime.verify import verify
-from sottovoce.scores.calibration import affine, from_dict, isotonic, shrunk
+from sottovoce.scores.calibration import AFFINE_SPEAKERS, affine, from_dict, isotonic
 from sottovoce.scores.metrics import eer, min_cllr
+from sottovoce.scores.splines import STIFFNESS, spline
 
 DEMO = Path(__file__).parents[2] / "demo" / "corpus"
 
@@ -117,8 +118,10 @@ def test_entries_say_what_the_file_scores_mean() -> None:
     entries, _ = fitted(pool, draws=50)
     stored = json.loads(json.dumps(entries, allow_nan=False))
     calibration = from_dict(stored["calibration"])
-    assert calibration == shrunk(pool.scores, pool.labels, 40)
+    assert calibration == spline(pool.scores, pool.labels, 40)
     assert judged(pool, calibration)["cllr"] == stored["calibration"]["cllr"] < 1.1 * stored["calibration"]["min_cllr"]
+    beside = fitted(pool, method="shrunk", draws=5)[0]["calibration"]
+    assert (beside["method"], beside["affine_speakers"]) == ("isotonic", AFFINE_SPEAKERS)
     rate, threshold = eer(pool.scores, pool.labels)
     point = stored["operating_points"]["balanced"]
     assert (point["threshold"], point["eer"]) == (threshold, pytest.approx(rate, abs=1e-3))
@@ -202,11 +205,14 @@ def test_the_command_from_recordings_to_a_verdict(recordings: Path, tmp_path: Pa
     found = verify(after, *sorted(voices[0].iterdir())[:2], point="bayes")
     assert found.llr == pytest.approx(from_dict(after.metadata["calibration"])(found.score).item(), abs=1e-5)
     assert found.accepted == (found.probability > 0.5)
-    assert after.metadata["calibration"]["affine_speakers"] == 20.0
+    stored = after.metadata["calibration"]
+    assert (stored["method"], stored["stiffness"]) == ("spline", STIFFNESS)
+    assert stored["held_out"][0]["support"]["0.01"]["few"]
     told = CliRunner().invoke(cli.main, ["calibrate", str(out), "--data", str(recordings), "--out", str(out)])
     assert told.exit_code == 0, told.stderr
     assert "before: Cllr" in told.stdout
     assert "on speakers left out: Cllr" in told.stdout
+    assert "few errors at prior 0.01" in told.stdout
     assert "refused: secure" in told.stdout
     beside = ["--measures", "snr", "--json", "--out", str(out)]
     done = CliRunner().invoke(cli.main, ["calibrate", "--data", str(recordings), *beside])
@@ -227,7 +233,7 @@ def test_calibrating_needs_neither_torch_nor_onnx() -> None:
     [
         ({"data": None}, BadInput, "one of the two"),
         ({"trials": ["list.txt"], "audio": "root"}, BadInput, "one of the two"),
-        ({"method": "guess"}, BadInput, "shrunk, affine, isotonic"),
+        ({"method": "guess"}, BadInput, "spline, shrunk, affine, isotonic"),
         ({"measures": ["mood"]}, BadInput, "log_net_speech"),
         ({"measures": ["snr"], "method": "isotonic"}, BadInput, "affine"),
         ({"prior": 0.0}, BadInput, "prior"),

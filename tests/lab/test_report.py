@@ -303,6 +303,20 @@ def test_calibrations_stand_beside_what_perfect_llrs_would_show(put, tmp_path):
     assert "1.073" in part
 
 
+def test_it_is_told_whose_errors_a_cost_stands_on(put, tmp_path):
+    content = json.loads(json.dumps(MADE["calibrations"]))
+    sides = {"misses_of_one_speaker": 0.07, "false_accepts_of_one_pair": 0.8}
+    content["models"]["2"]["support"] = {
+        "pooled": {"0.01": {"misses": 1251, "false_accepts": 71, **sides, "few": True}}
+    }
+    out = tmp_path / "page.html"
+    report([put(content)], out)
+    part = shown(out).partition("Whose errors these costs stand on")[2].partition("</table>")[0]
+    assert all(f">{cell}<" in part for cell in ("1,251", "7", "71", "80", "few"))
+    report([put(MADE["calibrations"])], out)
+    assert "Whose errors" not in shown(out), "older results have no such counts"
+
+
 def parsed(out: Path) -> Checked:
     found = Checked()
     found.feed(shown(out))

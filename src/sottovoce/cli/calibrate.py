@@ -18,7 +18,9 @@ from sottovoce.cli.show import interval, percent, show, table
 @click.option("--audio", type=click.Path(file_okay=False), help="Folder the lists' paths start from.")
 @click.option("--out", required=True, type=click.Path(dir_okay=False), help="The .onnx to write; may be MODEL itself.")
 @click.option(
-    "--method", type=click.Choice(["shrunk", "affine", "isotonic"]), help="[default: shrunk; affine with --measures]"
+    "--method",
+    type=click.Choice(["spline", "shrunk", "affine", "isotonic"]),
+    help="[default: spline; affine with --measures]",
 )
 @click.option("--measures", default="", help="Side information, as in log_net_speech,snr.")
 @click.option("--prior", type=float, default=0.5, show_default=True, help="Weight of the targets in the fit.")
@@ -58,6 +60,7 @@ def calibration_text(result: Mapping[str, Any]) -> str:
         *([_line("before", result["before"])] if result.get("before") else []),
         _line("fitted", found),
         *(_line("on speakers left out", one) for one in found["held_out"]),
+        *(line for one in found["held_out"] for line in _few(one.get("support", {}))),
         *(["no figures on speakers left out: too few"] if not found["held_out"] else []),
         *(["the trials are separable: a ridge, not the trials, holds the slope"] if found["ridge"] else []),
     ]
@@ -75,6 +78,17 @@ def calibration_text(result: Mapping[str, Any]) -> str:
     heads = ["point", "threshold", "false accepts %", "95 %", "misses %", "95 %"]
     refused = [f"refused: {name}: {reason}" for name, reason in result["operating_points_refused"].items()]
     return "\n".join([*lines, *([table(heads, rows)] if rows else []), *refused])
+
+
+def _few(supports: Mapping[str, Any]) -> list[str]:
+    """A line for each prior whose actDCF says little, and why."""
+    return [
+        f"few errors at prior {prior}, its actDCF says little: {one['misses']:,} misses, "
+        f"{percent(one['misses_of_one_speaker'], 0)} % of one speaker; {one['false_accepts']:,} false accepts, "
+        f"{percent(one['false_accepts_of_one_pair'], 0)} % of one pair of speakers"
+        for prior, one in supports.items()
+        if one["few"]
+    ]
 
 
 def _line(name: str, found: Mapping[str, Any]) -> str:

@@ -31,11 +31,13 @@ from sottovoce.scores.calibration import Calibration, affine, isotonic, shrunk
 from sottovoce.scores.metrics import act_dcf, cllr, min_cllr, min_dcf
 from sottovoce.scores.points import RATES, operating_points, point
 from sottovoce.scores.scoring import cosine_trials
+from sottovoce.scores.splines import spline
+from sottovoce.scores.support import support
 
 PRIORS = (0.01, 0.5)  # of a target, that actDCF is given at
 PAIRS = 500_000  # most trials made from recordings
 PARTS = 20  # that the speakers are dealt over, to measure on those of two and fit on the others
-METHODS = ("shrunk", "affine", "isotonic")
+METHODS = ("spline", "shrunk", "affine", "isotonic")
 
 Real = NDArray[np.float64]
 
@@ -57,7 +59,7 @@ def calibrate(
 
     model_path: an .onnx, None for the shipped one.   data: a folder with a folder for each speaker, or a manifest with
     speakers, of which all pairs are trials (at most PAIRS, drawn by seed); or trials and audio: lists and their root.
-    method: of METHODS; left out, 'shrunk', or 'affine' with measures.   measures: names of SIDES, side information of
+    method: of METHODS; left out, 'spline', or 'affine' with measures.   measures: names of SIDES, side information of
     an affine calibration.   prior: weight of the targets in the fit. Returns a report: `before` (what the stored
     calibration, if any, costs on these trials), `held_out` (every trial under a calibration that neither of its
     speakers was fitted on), and what was stored. Raises BadInput, BadList, BadModel before any recording is read; the
@@ -124,8 +126,9 @@ def fit(pool: Pool, method: str, prior: float) -> Calibration:
     """A calibration of the trials: `method` as in METHODS, `prior` the weight of targets. Raises BadInput."""
     if method == "isotonic":
         return isotonic(pool.scores, pool.labels)
-    if method == "shrunk":
-        return shrunk(pool.scores, pool.labels, len(pool.speakers()), prior)
+    if method in ("spline", "shrunk"):
+        curve = spline if method == "spline" else shrunk
+        return curve(pool.scores, pool.labels, len(pool.speakers()), prior)
     return affine(pool.scores, pool.labels, prior, pool.measures)
 
 
@@ -148,6 +151,12 @@ def costs(llrs: Real, ordered: Real, labels: NDArray[np.uint8]) -> dict[str, Any
         "act_dcf": {key: act_dcf(llrs, labels, at) for key, at in zip(keys, PRIORS, strict=True)},
         "min_dcf": {key: min_dcf(ordered, labels, at)[0] for key, at in zip(keys, PRIORS, strict=True)},
     }
+
+
+def supports(pool: Pool, llrs: Real) -> dict[str, Any]:
+    """Whose errors the costs of these llrs stand on, at each of PRIORS: see `support`. llrs: (trials,), nats."""
+    sides = pool.enrol_speaker, pool.test_speaker
+    return {f"{prior:g}": support(llrs, pool.labels, *sides, prior) for prior in PRIORS}
 
 
 def held_out(
@@ -174,7 +183,7 @@ def held_out(
 
 
 def crossed(pool: Pool, *, method: str = METHODS[0], prior: float = 0.5, seed: int = 0) -> list[dict[str, Any]]:
-    """One row as of `judged`, each trial under a calibration that neither of its speakers was fitted on.
+    """One row as of `judged`, each trial by a calibration that neither of its speakers was fitted on; and `supports`.
 
     Empty where the speakers are too few for that.
     """
@@ -186,7 +195,8 @@ def crossed(pool: Pool, *, method: str = METHODS[0], prior: float = 0.5, seed: i
     except BadInput:
         return []
     counts = {"trials": len(pool.labels), "targets": int(pool.labels.sum())}
-    return [{"speakers": len(pool.speakers()), "parts": PARTS, **counts, **costs(llrs, ordered, pool.labels)}]
+    found = {**costs(llrs, ordered, pool.labels), "support": supports(pool, llrs)}
+    return [{"speakers": len(pool.speakers()), "parts": PARTS, **counts, **found}]
 
 
 def before(model: Model, pool: Pool) -> dict[str, Any] | None:

@@ -90,7 +90,7 @@ def calibrated(trials: Scored, crops: Crops, rate: int, seed: int = 0) -> dict[s
     nothing can be fitted.
     """
     entries, _ = fitted(pooled([trials]), seed=seed)
-    about = {key: value for key, value in entries["calibration"].items() if key != "speakers"}
+    about = {key: value for key, value in entries["calibration"].items() if key not in ("speakers", "support")}
     halves = [{key: value for key, value in one.items() if key != "speakers"} for one in about.get("held_out", [])]
     known = {"recordings": len(crops.pairs), "crop_s": crops.samples / rate, "left_out": crops.left_out}
     return {**entries, "calibration": {**about, "held_out": halves, "pseudo": known}}

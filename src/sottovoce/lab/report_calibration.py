@@ -105,9 +105,27 @@ def _held_out(source: Source, name: str) -> list[str]:
     if floor := source.content.get("floor"):
         perfect = [[part, *(_ratio(one, key) for key in keys)] for part, one in floor.items()]
         shown.append(page.table("What perfect log-likelihood ratios would show", ["list", *heads[2:]], perfect))
+    if errors := _supports(models):
+        heads_of = ["file", "list", "prior", "misses", "most of one speaker %", "false accepts", "most of one pair %"]
+        shown.append(page.table("Whose errors these costs stand on", [*heads_of, "few"], errors))
     if lists:
         shown.append(page.table("List by list", ["file", "list", "calibrated on", *heads[2:]], lists))
     return shown
+
+
+def _supports(models: Json) -> list[list[str]]:
+    """A row for each file, list and prior whose errors were counted by speaker."""
+    return [
+        [
+            *(model, part, prior),
+            *(count(one["misses"]), percent(one["misses_of_one_speaker"], 0)),
+            *(count(one["false_accepts"]), percent(one["false_accepts_of_one_pair"], 0)),
+            "few" if one["few"] else "",
+        ]
+        for model, each in models.items()
+        for part, priors in (each.get("support") or {}).items()
+        for prior, one in priors.items()
+    ]
 
 
 FIRSTS = "with_the_calibration_of_the_first"

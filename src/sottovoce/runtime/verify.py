@@ -230,7 +230,7 @@ def _from_score(used: Mapping[str, Any], calibration: Calibration | None, side: 
     """The score from which this pair is accepted: the point's, or where its llr is reached with this pair's quality."""
     if used.get("llr") is None or calibration is None:
         return float(used["threshold"])
-    if calibration.method == "isotonic":
+    if calibration.knots:
         scores, llrs = np.transpose(calibration.knots)
         return float(np.interp(used["llr"], llrs, scores))
     return float((used["llr"] - calibration.offset - (side or 0.0)) / calibration.scale)

@@ -1,5 +1,7 @@
 """Score → natural log-likelihood ratio (llr): affine, with or without side information; isotonic; or between the two.
 
+`splines` has the way that is the default.
+
 A calibration is fitted on scored trials, kept as plain values in the model's file, and belongs to that file alone:
 rounding weights to other widths moves the scores.
 """
@@ -20,10 +22,10 @@ from sottovoce.scores.isotonic import pool_adjacent
 
 RIDGE = 1e-3  # weight of the squared weights in the loss where the trials are separable
 AFFINE_SPEAKERS = 20.0  # that the affine calibration counts as in a shrunk one
-CELLS = 256  # equal steps of score that a shrunk calibration looks at
+CELLS = 256  # equal steps of score that a shrunk calibration and a spline look at
 _STEPS = 100  # of Newton's method; a handful is usual
 _CLOSE = 1e-10  # gradient at which the minimum is reached
-_TURNED = "calibration: scores do not rise from nontargets to targets; are the labels the right way round?"
+TURNED = "calibration: scores do not rise from nontargets to targets; are the labels the right way round?"
 _STEEP = 50.0  # a weight per standard deviation that no overlapping scores ask for
 
 Real = NDArray[np.float64]
@@ -33,9 +35,9 @@ Whole = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Calibration:
-    """How scores become llrs: `scale * score + offset + Σ weight * measure`, or points joined by lines (isotonic)."""
+    """How scores become llrs: `scale * score + offset + Σ weight * measure`, or points joined by lines (the others)."""
 
-    method: str  # 'affine' or 'isotonic'
+    method: str  # 'affine', 'isotonic' (also a shrunk one) or 'spline'
     targets: int  # trials it was fitted on
     nontargets: int
     prior: float = 0.5  # weight of the targets in the fit
@@ -43,8 +45,9 @@ class Calibration:
     offset: float = 0.0
     weights: Mapping[str, float] = field(default_factory=dict)  # name of a measure → its weight
     ridge: float = 0.0  # above 0: the trials were separable, the slope is held by a ridge and not by the trials
-    knots: tuple[tuple[float, float], ...] = ()  # (score, llr), both rising; isotonic only
+    knots: tuple[tuple[float, float], ...] = ()  # (score, llr), both rising; not affine
     affine_speakers: float = 0.0  # isotonic only: as so many speakers counts the affine calibration it is drawn to
+    stiffness: float = 0.0  # spline only: see `splines.spline`
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -61,7 +64,7 @@ class Calibration:
         a measure that is missing.
         """
         values = np.asarray(scores, dtype=np.float64)
-        if self.method == "isotonic":
+        if self.knots:
             llrs = np.interp(values, *np.transpose(self.knots))
         else:
             llrs = self.scale * values + self.offset + self.side(measures or {})
@@ -96,6 +99,7 @@ def from_dict(values: Mapping[str, Any]) -> Calibration:
             ridge=float(values.get("ridge", 0.0)),
             knots=tuple((float(score), float(llr)) for score, llr in values.get("knots", ())),
             affine_speakers=float(values.get("affine_speakers", 0.0)),
+            stiffness=float(values.get("stiffness", 0.0)),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BadInput(f"calibration: its entries are damaged ({error!r}); calibrate the model again") from None
@@ -106,7 +110,8 @@ def from_dict(values: Mapping[str, Any]) -> Calibration:
 def _check(found: Calibration) -> None:
     numbers = [found.scale, found.offset, *found.weights.values(), *(value for knot in found.knots for value in knot)]
     rising = all(np.all(np.diff(side) >= 0) for side in np.transpose(found.knots)) if found.knots else True
-    usable = {"affine": found.scale > 0, "isotonic": len(found.knots) > 1 and rising}
+    joined = len(found.knots) > 1 and rising
+    usable = {"affine": found.scale > 0 and not found.knots, "isotonic": joined, "spline": joined}
     counted = min(found.targets, found.nontargets) > 0
     if not (counted and np.isfinite(numbers).all() and usable.get(found.method, False)):
         raise BadInput(f"calibration: method {found.method!r} with these numbers does not rise; calibrate again")
@@ -130,7 +135,7 @@ def affine(
     counts = int(target.sum()), int((~target).sum())
     if not measures:
         distinct, place = np.unique(values, return_inverse=True)
-        slope, offset, ridge = _line(
+        slope, offset, ridge = line_of(
             distinct, [np.bincount(place[kind], minlength=len(distinct)) for kind in (target, ~target)], prior
         )
         return Calibration("affine", *counts, prior, slope, offset, ridge=ridge)
@@ -139,12 +144,12 @@ def affine(
     found, ridge = _held(table, target, np.ones(len(target)), prior, _apart(values, target))
     slopes = found[:-1] / spread
     if slopes[0] <= 0:
-        raise BadInput(_TURNED)
+        raise BadInput(TURNED)
     weights = {name: float(weight) for name, weight in zip(measures, slopes[1:], strict=True)}
     return Calibration("affine", *counts, prior, float(slopes[0]), float(found[-1] - slopes @ centre), weights, ridge)
 
 
-def _line(scores: Real, counts: Sequence[Whole], prior: float) -> tuple[float, float, float]:
+def line_of(scores: Real, counts: Sequence[Whole], prior: float) -> tuple[float, float, float]:
     """Slope, offset and ridge of the affine calibration of trials counted by score.
 
     scores: (n,) rising   counts: of targets and of nontargets, (n,) each. Raises BadInput as `affine`.
@@ -157,7 +162,7 @@ def _line(scores: Real, counts: Sequence[Whole], prior: float) -> tuple[float, f
     found, ridge = _held(table, target, trials, prior, _apart(values, target))
     slope = float(found[0] / spread[0])
     if slope <= 0:
-        raise BadInput(_TURNED)
+        raise BadInput(TURNED)
     return slope, float(found[1] - slope * centre[0]), ridge
 
 
@@ -171,30 +176,32 @@ def _held(table: Real, target: Marks, trials: Real, prior: float, apart: bool) -
     return found, RIDGE
 
 
-def minimum(table: Real, target: Marks, prior: float, ridge: float, trials: Real | None = None) -> Real | None:
+def minimum(
+    table: Real, target: Marks, prior: float, ridge: float, trials: Real | None = None, stiff: Real | None = None
+) -> Real | None:
     """Weights of the columns that minimise the prior-weighted logistic loss; None where there is no finite minimum.
 
     table: (rows, columns), the last all ones   ridge: adds ridge / 2 times the squared weights, but the last.
-    trials: (rows,) how many trials each row stands for; left out, one.
+    trials: (rows,) how many trials each row stands for; left out, one.   stiff: (columns, columns) instead of the
+    ridge: adds half of weights · stiff · weights, and no column need be ones.
     """
     counts = np.ones(len(target)) if trials is None else trials
     heavy = counts * np.where(target, prior / counts[target].sum(), (1.0 - prior) / counts[~target].sum())
-    held = np.full(table.shape[1], ridge)
-    held[-1] = 0.0
+    held = np.diag(np.r_[np.full(table.shape[1] - 1, ridge), 0.0]) if stiff is None else stiff
     weights = np.zeros(table.shape[1])
     shift = math.log(prior) - math.log1p(-prior)
 
     def loss(at: Real) -> float:
         margin = np.where(target, -1.0, 1.0) * (table @ at + shift)
-        return float(heavy @ np.logaddexp(0.0, margin) + 0.5 * held @ at**2)
+        return float(heavy @ np.logaddexp(0.0, margin) + 0.5 * at @ held @ at)
 
     now = loss(weights)
     for _ in range(_STEPS):
         chance = 1.0 / (1.0 + np.exp(-np.clip(table @ weights + shift, -500.0, 500.0)))
-        slope = table.T @ (heavy * (chance - target)) + held * weights
+        slope = table.T @ (heavy * (chance - target)) + held @ weights
         if np.abs(slope).max() < _CLOSE:
             return weights
-        bend = (table * (heavy * chance * (1.0 - chance))[:, None]).T @ table + np.diag(held)
+        bend = (table * (heavy * chance * (1.0 - chance))[:, None]).T @ table + held
         try:
             step = np.linalg.solve(bend, slope)
         except np.linalg.LinAlgError:
@@ -233,16 +240,8 @@ def shrunk(scores: ArrayLike, labels: ArrayLike, speakers: int, prior: float = 0
     are what is independent   prior: weight of the targets in all. Ours; the parts are those of `affine` and `isotonic`.
     Raises BadInput as `affine`, and for fewer than one speaker.
     """
-    values, target = checked(scores, labels)
-    if speakers < 1:
-        raise BadInput(f"calibration: {speakers} speakers cannot have made these trials")
-    low, step = values.min(), np.ptp(values) / CELLS or 1.0
-    cell = np.minimum((values - low) / step, CELLS - 1).astype(np.int64)
-    counts = [np.bincount(cell[kind], minlength=CELLS) for kind in (target, ~target)]
-    used = np.flatnonzero(counts[0] + counts[1])
-    hits, misses = (count[used] for count in counts)
-    centres = np.bincount(cell, weights=values)[used] / (hits + misses)
-    slope, offset, ridge = _line(centres, (hits, misses), prior)
+    centres, hits, misses = in_cells(scores, labels, speakers)
+    slope, offset, ridge = line_of(centres, (hits, misses), prior)
     heavy = hits * prior / hits.sum(), misses * (1.0 - prior) / misses.sum()
     mass = heavy[0] + heavy[1]
     odds = slope * centres + offset + math.log(prior) - math.log1p(-prior)
@@ -253,12 +252,28 @@ def shrunk(scores: ArrayLike, labels: ArrayLike, speakers: int, prior: float = 0
     return Calibration("isotonic", *trials, prior, ridge=ridge, knots=knots, affine_speakers=AFFINE_SPEAKERS)
 
 
+def in_cells(scores: ArrayLike, labels: ArrayLike, speakers: int) -> tuple[Real, Whole, Whole]:
+    """Trials in CELLS equal steps of score: mean score, targets and nontargets of each step that has any.
+
+    Raises BadInput as `affine`, and for fewer than one speaker.
+    """
+    values, target = checked(scores, labels)
+    if speakers < 1:
+        raise BadInput(f"calibration: {speakers} speakers cannot have made these trials")
+    low, step = values.min(), np.ptp(values) / CELLS or 1.0
+    cell = np.minimum((values - low) / step, CELLS - 1).astype(np.int64)
+    counts = [np.bincount(cell[kind], minlength=CELLS) for kind in (target, ~target)]
+    used = np.flatnonzero(counts[0] + counts[1])
+    hits, misses = (count[used] for count in counts)
+    return np.bincount(cell, weights=values)[used] / (hits + misses), hits, misses
+
+
 def _knots(scores: Real, share: Real, mass: Real, prior: float) -> tuple[tuple[float, float], ...]:
     """(score, llr) of each block of the rising map of `share`, the part of targets at rising scores, given `mass`."""
     risen = pool_adjacent(share, mass)
     starts = np.flatnonzero(np.diff(risen, prepend=-1.0))
     if len(starts) < 2:
-        raise BadInput(_TURNED)
+        raise BadInput(TURNED)
     centres = np.add.reduceat(scores * mass, starts) / np.add.reduceat(mass, starts)
     llrs = np.log(risen[starts] / (1.0 - risen[starts])) - math.log(prior / (1.0 - prior))
     return tuple((float(score), float(llr)) for score, llr in zip(centres, llrs, strict=True))
