@@ -2,9 +2,9 @@
 
     python benchmarks/hostile.py --out results/hostile.json
 
-Each command runs in a process of its own, start of the interpreter included. Seconds are processor time of that
-process, megabytes its largest resident memory. Beside the files of tests/hostile: a checkpoint with a NaN, and one with
-a tensor of another shape, which is found out only after torch is loaded to know the network.
+Each command runs in a process of its own, start of the interpreter included, --tries times. Seconds of wall time and of
+processor time are the least of these (what else runs on the machine can only add), megabytes the largest resident
+memory of all. Beside the files of tests/hostile: ResNet34s with a NaN, and with a tensor of another shape.
 """
 
 from __future__ import annotations
@@ -54,35 +54,39 @@ def broken_networks(folder: Path) -> list[Path]:
     return [folder / "nan_weights.pt", folder / "wrong_shape.pt"]
 
 
-def refused(path: Path, folder: Path) -> dict[str, Any]:
-    """One command on one file: what it said and what it took."""
+def refused(path: Path, folder: Path, tries: int) -> dict[str, Any]:
+    """One command on one file: what it said and what it took at least."""
     out = folder / "out"
     if path.suffix == ".onnx":
         arguments = ["compress", str(path), "--bits", "4", "--front-end", "wespeaker", "--out", f"{out}.onnx"]
     else:
         arguments = ["import", str(path), "--front-end", "wespeaker", "--out", f"{out}.safetensors"]
     command = [sys.executable, "-c", MEASURED, sys.executable, "-m", "sottovoce", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
-    told = re.sub(re.escape(f"{folder}{os.sep}"), "", " ".join(found.pop("error")))
-    good = found["code"] == 2 and found["cpu_s"] < LIMIT_S and found["peak_mb"] < LIMIT_MB
-    return {"file": path.name, "bytes": path.stat().st_size, **found, "within": good, "error": told[:200]}
+    done = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(tries)]
+    runs = [json.loads(told) for told in done]
+    took = {key: least(run[key] for run in runs) for key, least in (("wall_s", min), ("cpu_s", min), ("peak_mb", max))}
+    told = re.sub(re.escape(f"{folder}{os.sep}"), "", " ".join(runs[0]["error"]))
+    code = max(run["code"] for run in runs)
+    good = code == 2 and took["wall_s"] < LIMIT_S and took["peak_mb"] < LIMIT_MB
+    return {"file": path.name, "bytes": path.stat().st_size, "code": code, **took, "within": good, "error": told[:300]}
 
 
 @click.command()
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path))
-def main(out: Path) -> None:
+@click.option("--tries", type=click.IntRange(1), default=3, show_default=True)
+def main(out: Path, tries: int) -> None:
     """Measure and write OUT."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths = [*make.make(folder), *broken_networks(folder), *onnx_files.make(folder)]
-        rows = [refused(path, folder) for path in paths]
+        rows = [refused(path, folder, tries) for path in paths]
     for row in rows:
-        print(f"{row['file']}: {row['cpu_s']:.2f} s, {row['peak_mb']:.0f} MB, {row['error']}", file=sys.stderr)
+        print(f"{row['file']}: {row['wall_s']:.2f} s, {row['peak_mb']:.0f} MB, {row['error']}", file=sys.stderr)
     result = {
-        "what": "hostile and broken files given to sotto import and sotto compress: processor time and largest memory "
-        f"of the whole command until it is refused; limits {LIMIT_S:g} s and {LIMIT_MB:g} MB",
-        "command": f"python benchmarks/hostile.py --out results/{out.name}",
+        "what": "hostile and broken files given to sotto import and sotto compress: least wall and processor time of "
+        f"{tries} runs and largest memory of the whole command until it is refused; limits {LIMIT_S:g} s of wall time "
+        f"and {LIMIT_MB:g} MB",
+        "command": f"python benchmarks/hostile.py --out results/{out.name} --tries {tries}",
         "machine": machine(),
         "versions": versions(),
         "all_refused": all(row["code"] == 2 for row in rows),

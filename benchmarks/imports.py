@@ -26,7 +26,8 @@ from sottovoce.audio.talker import talker
 from sottovoce.lab import checkpoint as checkpoints
 from sottovoce.lab.bench import machine, versions
 from sottovoce.lab.compress import compress, export
-from sottovoce.lab.imports import LAYOUTS, embed, import_checkpoint
+from sottovoce.lab.imports import embed, import_checkpoint
+from sottovoce.lab.layouts import LAYOUTS
 from sottovoce.lab.run import write_text
 from sottovoce.runtime.engine import load
 

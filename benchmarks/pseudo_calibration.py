@@ -6,8 +6,9 @@
 FOLDER holds trials/*.txt and their recordings; each --data is a folder or manifest in it whose recordings, without
 their labels, make the pseudo-trials, as `sotto compress --data` makes them. The labelled calibration is fitted on half
 of the speakers of all lists together and measured on the other half, both ways; that from pseudo-trials has seen none
-of them and is measured on the same halves, on all trials and list by list. Threshold: what the pseudo-trials' EER
-threshold does there, beside the threshold that the trials themselves would have asked for.
+of them and is measured on the same halves, on all trials and list by list. Both are fitted by the default
+method; beside it stands a line. Threshold: what the pseudo-trials' EER threshold does there, beside the threshold that
+the trials themselves would have asked for.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ import numpy as np
 
 from sottovoce.lab import pseudo
 from sottovoce.lab.bench import machine, versions
-from sottovoce.lab.calibrate import fit, judged, pooled, scored_lists
+from sottovoce.lab.calibrate import METHODS, fit, judged, scored_lists
 from sottovoce.lab.compress import read_waves
-from sottovoce.lab.pool import Pool, both_ways
+from sottovoce.lab.pool import Pool, both_ways, pooled
 from sottovoce.lab.run import write_text
 from sottovoce.runtime.engine import Model, load
-from sottovoce.scores.calibration import Calibration, affine
+from sottovoce.scores.calibration import Calibration
 from sottovoce.scores.metrics import eer, errors_at, min_cllr
 
 UTTERANCES = 200  # of `sotto compress`
@@ -56,15 +57,22 @@ def halves(pool: Pool, halvings: int) -> list[tuple[Pool, Pool]]:
 def from_labels(pool: Pool, halvings: int) -> dict[str, Any]:
     """The calibration and the EER threshold of one half of the speakers on the other."""
     pairs = halves(pool, halvings)
-    cost = mean([costs(test, fit(half, "affine", 0.5)) for half, test in pairs])
-    return {**cost, "at_eer_threshold": mean([at(test, eer(half.scores, half.labels)[1]) for half, test in pairs])}
+    usual, by_line = (
+        mean([costs(test, fit(half, method, 0.5)) for half, test in pairs]) for method in (METHODS[0], "affine")
+    )
+    line = fit(pool, "affine", 0.5)
+    return {
+        **usual,
+        "line": {"scale": line.scale, "offset": line.offset, "cllr": by_line["cllr"]},
+        "at_eer_threshold": mean([at(test, eer(half.scores, half.labels)[1]) for half, test in pairs]),
+    }
 
 
 def from_pseudo_trials(model: Model, data: Path, pool: Pool, halvings: int, seed: int) -> dict[str, Any]:
     """The calibration and the EER threshold of pseudo-trials on the same halves, and list by list."""
     crops = pseudo.cut(read_waves(data, UTTERANCES, seed, model.min_samples), model.rate, model.min_samples)
     trials = pseudo.scored(model, crops)
-    calibration = affine(trials.scores, trials.labels)
+    calibration, line = (fit(pooled([trials]), method, 0.5) for method in (METHODS[0], "affine"))
     rate, threshold = eer(trials.scores, trials.labels)
     entries = pseudo.calibrated(trials, crops, model.rate)
     tests = [test for _, test in halves(pool, halvings)]
@@ -77,10 +85,9 @@ def from_pseudo_trials(model: Model, data: Path, pool: Pool, halvings: int, seed
         "threshold": threshold,
         "points": {name: point["threshold"] for name, point in entries["operating_points"].items()},
         "refused": entries["operating_points_refused"],
-        "scale": calibration.scale,
-        "offset": calibration.offset,
         "cllr_said": entries["calibration"]["cllr"],
         **mean([costs(test, calibration) for test in tests]),
+        "line": {"scale": line.scale, "offset": line.offset, "cllr": mean([costs(t, line) for t in tests])["cllr"]},
         "at_eer_threshold": mean([at(test, threshold) for test in tests]),
         "lists": {name: {**costs(one, calibration), **at(one, threshold)} for name, one in alone.items()},
     }
@@ -91,7 +98,6 @@ def measured(path: str, root: Path, sources: Sequence[str], halvings: int, out: 
     lists = sorted((root / "trials").glob("*.txt"))
     pool = pooled(scored_lists(model, lists, root, out)[0])
     rate, threshold = eer(pool.scores, pool.labels)
-    labelled = fit(pool, "affine", 0.5)
     return {
         "file": Path(path).name,
         "id": model.id,
@@ -101,7 +107,7 @@ def measured(path: str, root: Path, sources: Sequence[str], halvings: int, out: 
         "eer": rate,
         "eer_threshold": threshold,
         "min_cllr": min_cllr(pool.scores, pool.labels),
-        "labels": {"scale": labelled.scale, "offset": labelled.offset, **from_labels(pool, halvings)},
+        "labels": from_labels(pool, halvings),
         "pseudo": {name: from_pseudo_trials(model, root / name, pool, halvings, seed=0) for name in sources},
     }
 
@@ -121,7 +127,8 @@ def main(files: tuple[str, ...], root: Path, sources: tuple[str, ...], out: Path
     called = " ".join(f"{name}={Path(path).name}" for name, _, path in (file.partition("=") for file in files))
     result = {
         "what": "calibration from pseudo-trials (crops of unlabelled recordings) beside one from labelled trials, both "
-        f"measured on labelled trials of other speakers; mean over both directions of {halvings} halvings",
+        f"measured on labelled trials of other speakers; mean over both directions of {halvings} halvings; fitted by "
+        f"{METHODS[0]!r}, line: by 'affine'",
         "command": f"python benchmarks/pseudo_calibration.py --root FOLDER "
         f"{' '.join(f'--data {name}' for name in sources)} --out results/{out.name} {called}",
         "machine": machine(),

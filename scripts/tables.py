@@ -431,9 +431,9 @@ def pseudo_calibration() -> str:
         for source, one in known:
             at = one["at_eer_threshold"]
             own = percent(one["eer_of_pseudo_trials"]) if "eer_of_pseudo_trials" in one else percent(model["eer"])
-            costs = [f"{one['cllr']:.3f}", f"{one['min_cllr']:.3f}"]
+            costs = [f"{value:.3f}" for value in (one["cllr"], one["line"]["cllr"], one["min_cllr"])]
             rows.append([name, source, own, *costs, percent(at["misses"]), percent(at["false_accepts"])])
-    heads = ["file", "calibrated on", "EER of those", "Cllr", "least Cllr", "misses", "false accepts"]
+    heads = ["file", "calibrated on", "EER of those", "Cllr", "by a line", "least", "misses", "false accepts"]
     return markdown(heads, rows)
 
 

@@ -62,8 +62,11 @@ WITHOUT_TORCH = [
     "lab/scoring.py",
     "lab/sources.py",
     "lab/subgroups.py",
+    "lab/layouts.py",
     "lab/pickles.py",
+    "lab/recognise.py",
     "lab/shapes.py",
+    "lab/tensors.py",
     "lab/toolkits.py",
     "lab/trials.py",
 ]

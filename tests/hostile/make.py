@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sottovoce.lab.tensors import shapes_of
+
 ZEROS = 1 << 28  # bytes that a bomb unfolds to
 GLOBALS = {
     "tensor": b"ctorch._utils\n_rebuild_tensor_v2\n",
@@ -145,10 +147,41 @@ def no_tensors(path: Path) -> None:
     archive(path, b"\x80\x02}(X\x05\x00\x00\x00epochK\x03u.", {})
 
 
+def many_steps(path: Path) -> None:
+    archive(path, b"\x80\x02}" + b"\x8f0" * 300_000 + b".", {})  # sets, each thrown away
+
+
+def long_pickle(path: Path) -> None:
+    archive(path, dictionary({f"layer{i}": tensor("0", (1,), (1,), 1) for i in range(15_000)}), {"0": bytes(4)})
+
+
+def many_tensors(path: Path) -> None:
+    one = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    header = json.dumps({f"l{i}": one for i in range(25_000)}, separators=(",", ":")).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+
+
+def known_network(path: Path, changed: dict[str, np.ndarray]) -> None:
+    """A network that `sotto import` takes, all ones but for the tensors given; well-formed, whatever is in these."""
+    ones = shapes_of("simam", blocks=(1, 1, 1, 1), width=2, mels=80, dim=2)
+    arrays = {name: np.ones(shape, np.float32) for name, shape in ones.items()} | changed
+    entries = {}
+    for key, (name, array) in enumerate(arrays.items()):
+        strides = tuple(step // array.itemsize for step in array.strides)
+        entries[f"module.{name}"] = tensor(str(key), array.shape, strides, array.size)
+    archive(path, dictionary(entries), {str(key): array.tobytes() for key, array in enumerate(arrays.values())})
+
+
 def nan_weights(path: Path) -> None:
-    """Well-formed, so that `listing` takes it; its values are refused."""
-    values = np.full(64, np.nan, np.float32)
-    archive(path, dictionary({"module.conv1.weight": tensor("0", (64,), (1,), 64)}), {"0": values.tobytes()})
+    known_network(path, {"front.conv1.weight": np.full((2, 1, 3, 3), np.nan, np.float32)})
+
+
+def no_values(path: Path) -> None:
+    known_network(path, {"bottleneck.weight": np.ones((0, 320), np.float32), "bottleneck.bias": np.ones(0, np.float32)})
+
+
+def wrong_shape(path: Path) -> None:
+    known_network(path, {"front.conv1.weight": np.ones((2, 1, 5, 5), np.float32)})
 
 
 FILES: dict[str, tuple[Callable[[Path], None], str, str]] = {  # name: maker, error, a part of its message
@@ -170,6 +203,18 @@ FILES: dict[str, tuple[Callable[[Path], None], str, str]] = {  # name: maker, er
     "empty.pt": (empty, "BadCheckpoint", "neither"),
     "noise.pt": (noise, "BadCheckpoint", "neither"),
     "no_tensors.pt": (no_tensors, "BadCheckpoint", "no tensors"),
+    "many_steps.pt": (many_steps, "UnsafeCheckpoint", "steps"),
+    "long_pickle.pt": (long_pickle, "UnsafeCheckpoint", "names and shapes"),
+    "many_tensors.safetensors": (many_tensors, "BadCheckpoint", "25,000 tensors"),
+}
+NETWORKS: dict[str, tuple[Callable[[Path], None], str]] = {  # well-formed: what the command says of them
+    "nan.pt": (nan_weights, r"tensor front\.conv1\.weight has NaN or infinite values"),
+    "no_values.pt": (no_values, r"tensor bottleneck\.weight of shape \[0, 320\] holds no values"),
+    "wrong_shape.pt": (
+        wrong_shape,
+        r"of no known network \(\d+ tensors\)\. The nearest is WeSpeaker SimAM-ResNet, of which 1 tensors differ: "
+        r"front\.conv1\.weight is \[2, 1, 5, 5\], not \[2, 1, 3, 3\]",
+    ),
 }
 
 

@@ -14,10 +14,11 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
+from sottovoce import networks
 from sottovoce.cli import main
 from sottovoce.errors import BadCheckpoint, BadInput, OtherEmbedding, UnknownCheckpoint
 from sottovoce.lab import checkpoint as checkpoints
-from sottovoce.lab import imports
+from sottovoce.lab import imports, pickles, recognise
 from sottovoce.lab.compress import compress, export
 from sottovoce.lab.imports import import_checkpoint
 from sottovoce.runtime.engine import load
@@ -65,7 +66,7 @@ def embedding(folder: Path, front_end: str) -> np.ndarray:
 
 def test_every_layout_has_a_golden_embedding() -> None:
     assert set(KINDS) == set(GOLDEN)
-    assert {layout for layout, _ in KINDS.values()} <= {layout.name for layout in imports.LAYOUTS}
+    assert {layout for layout, _ in KINDS.values()} <= {layout.name for layout in recognise.LAYOUTS}
 
 
 @pytest.mark.parametrize("case", KINDS)
@@ -121,7 +122,7 @@ def test_the_same_however_it_is_stored(tmp_path: Path, wrap: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions_are_read_as_torch_reads_them(tmp_path: Path, dtype: torch.dtype) -> None:
     content = {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors(SMALL).items()}
-    stored = imports.listing(saved(tmp_path, content))
+    stored = pickles.listing(saved(tmp_path, content))
     there = torch.load(tmp_path / "net.pt", weights_only=True)
     assert list(stored) == list(there)
     for name, tensor in stored.items():
@@ -138,7 +139,7 @@ def test_views_and_shared_storages_are_read_as_torch_reads_them(tmp_path: Path) 
         "none": base[:0],
         "one": base[0, 1],
     }
-    stored = imports.listing(saved(tmp_path, content))
+    stored = pickles.listing(saved(tmp_path, content))
     for name, tensor in torch.load(tmp_path / "net.pt", weights_only=True).items():
         np.testing.assert_array_equal(stored[name].read(), tensor)
         assert stored[name].finite()
@@ -229,16 +230,21 @@ def test_the_check_passes_on_the_original_and_refuses_another(tmp_path: Path) ->
         imported(tmp_path, SMALL, check=tmp_path / "short.npy", **given)
 
 
+def built(found: recognise.Recognised) -> Any:
+    with torch.device("meta"):
+        return networks.build(**found.settings).config
+
+
 @pytest.mark.parametrize("preset", ["resnet18", "resnet101", "resnet293", "ecapa1024", "gemini114", "gemini237"])
 def test_published_sizes_are_recognised(preset: str) -> None:
     with torch.device("meta"):
-        network = imports.networks.build(preset)
+        network = networks.build(preset)
     stored = {
-        name: imports.Stored(Path("x"), "<f4", tuple(tensor.shape), (), 0)
+        name: pickles.Stored(Path("x"), "<f4", tuple(tensor.shape), (), 0)
         for name, tensor in network.state_dict().items()
     }
-    found = imports.recognise(Path("x"), stored)
-    assert found.network.config == network.config
+    found = recognise.recognise(Path("x"), stored)
+    assert built(found) == network.config
     assert found.layout.name.startswith("WeSpeaker")
 
 

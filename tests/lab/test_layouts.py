@@ -18,7 +18,7 @@ from torch import nn
 from sottovoce import networks
 from sottovoce.errors import BadInput, UnknownCheckpoint
 from sottovoce.lab import checkpoint as checkpoints
-from sottovoce.lab import imports
+from sottovoce.lab import imports, recognise
 from sottovoce.lab.compress import compress, export
 from sottovoce.lab.imports import import_checkpoint
 from sottovoce.runtime.engine import load
@@ -171,17 +171,17 @@ def random_tensors(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor
     return {name: torch.from_numpy(np.asarray(array)) for name, array in foreign.weights(shapes).items()}
 
 
-def on_meta(preset: str, **settings: Any) -> nn.Module:
+def on_meta(kind: str, **settings: Any) -> nn.Module:
     with torch.device("meta"):
-        return networks.build(preset, **settings)
+        return networks.build(kind, **settings)
 
 
-def recognised(preset: str, left_out: dict[str, tuple[int, ...]], **settings: Any) -> imports.Recognised:
+def recognised(preset: str, left_out: dict[str, tuple[int, ...]], **settings: Any) -> recognise.Recognised:
     """By names and shapes alone: no tensor has memory."""
     network = on_meta(preset, **settings)
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()} | left_out
-    stored = {name: imports.Stored(Path("x"), "<f4", shape, (), 0) for name, shape in shapes.items()}
-    return imports.recognise(Path("x"), stored)
+    stored = {name: recognise.Stored(Path("x"), "<f4", shape, (), 0) for name, shape in shapes.items()}
+    return recognise.recognise(Path("x"), stored)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -204,10 +204,10 @@ def test_published_sizes_are_recognised_by_shapes_alone(preset: str) -> None:
     left_out = {"resnetse34l": PLAIN, "resnetse34v2": EMPHASISED}.get(preset, {})
     found = recognised(preset, left_out)
     assert found.layout.name == layout
-    assert imports.fitting(found) == front_ends
+    assert recognise.fitting(found) == front_ends
     assert found.dropped == list(left_out)
     front_end = "3dspeaker" if preset == "campplus-3dspeaker" else front_ends[0]
-    assert imports.settled(found, front_end).network.config == on_meta(preset).config
+    assert on_meta(**recognise.settled(found, front_end).settings).config == on_meta(preset).config
 
 
 def test_whether_the_attention_of_a_redimnet_has_context_is_seen() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import soundfile
 import torch
 from onnx import TensorProto, helper
 
@@ -22,6 +24,7 @@ from sottovoce.lab import damage, onnx_read, onnx_rounding, onnx_torch, posttrai
 from sottovoce.lab.budget import allocate, compress_within
 from sottovoce.lab.compress import compress, recordings
 from sottovoce.lab.desk import SPARE
+from sottovoce.lab.evaluate import evaluate
 from sottovoce.lab.onnx_in import Published
 from sottovoce.networks.frontend import FrontEnd
 from sottovoce.quant.quantizers import Quantized
@@ -244,6 +247,38 @@ def test_a_budget_in_bytes_is_kept_and_used(quick: None, exported, corpus: Path,
         assert "with 4 bits" in one["why"]
     wave = talker(1.0, seed=31)
     assert float(load(tmp_path / "m.onnx").embed(wave) @ unit(network, "resnet", wave)) > 0.5
+
+
+def test_a_budget_in_eer_is_kept_on_the_trials(exported, corpus: Path, tmp_path: Path) -> None:
+    """Of the rungs tried the narrowest within; the file gives the EER that was told of it, evaluated by itself."""
+    path, network = exported("pre-activation")
+    trials, out = tmp_path / "trials.txt", tmp_path / "m.onnx"
+    names = [f"speech/s{speaker}/{take}.wav" for speaker in range(4) for take in range(2)]
+    known = {name: unit(network, "pre-activation", soundfile.read(corpus / name, dtype="float32")[0]) for name in names}
+    pairs = list(combinations(names, 2))
+    alike = [float(known[one] @ known[other]) for one, other in pairs]  # so that float makes no error
+    labels = (np.array(alike) > np.median(alike)).astype(int)
+    trials.write_text("\n".join(f"{label} {one} {other}" for label, (one, other) in zip(labels, pairs, strict=True)))
+    report = compress_within(
+        path,
+        out=out,
+        max_eer_loss="20",
+        allocation={"sensitivity": "weights", "widths": (1, 4)},
+        data=corpus / "speech",
+        trials=[trials],
+        audio=corpus,
+        front_end="wespeaker",
+        method="nearest",
+        utterances=4,
+    )
+    found = report["allocation"]
+    assert found["float_eer"] == 0
+    within = {one["bits_per_weight"]: one["eer"] for one in found["tried"] if one["eer"] <= 0.2}
+    assert 0 < len(within) < len(found["tried"]), "of no use where all rungs are within, or none"
+    assert min(within) - 0.25 < found["bits_per_weight"] <= min(within)
+    told = evaluate(load(out), trials, corpus, draws=0)
+    assert (told["eer"], report["evaluation"]["lists"][0]["eer"]) == (within[min(within)],) * 2
+    assert report["calibration"]["measured_on"] == "trials.txt"
 
 
 def test_budgets_that_cannot_be_are_refused_before_anything_is_measured(

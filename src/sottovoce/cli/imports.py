@@ -28,11 +28,9 @@ def import_command(checkpoint: str, as_json: bool, **settings: Any) -> None:
     WeSpeaker's, SpeechBrain's, 3D-Speaker's, pyannote's, TaoRuijie's and voxceleb_trainer's are recognised by the names
     and shapes of their tensors. Nothing in the file is run. `sotto compress` then quantizes what --out names.
     """
-    from sottovoce.lab.pickles import listing
-    from sottovoce.lab.toolkits import check_values, find, inner
+    from sottovoce.lab.recognise import examine
 
-    path = find(checkpoint)[0]
-    check_values(path, inner(listing(path)))  # refuses before torch is loaded
+    examine(checkpoint, settings["front_end"])  # refuses before torch is loaded
     with lab_extra("import"):
         from sottovoce.lab.imports import import_checkpoint
     report = import_checkpoint(checkpoint, **settings)

@@ -55,6 +55,7 @@ def compress(
     seed: int = 0,
     method: str = posttraining.DEFAULT,
     front_end: str | None = None,
+    bare: bool = False,
 ) -> dict[str, Any]:
     """Quantize a checkpoint, or a published .onnx that takes features, and write one .onnx; returns a report.
 
@@ -63,8 +64,9 @@ def compress(
     network's quantized weights nearer to it; without data a synthetic signal is used, weights are rounded to the
     nearest level, and a warning given.   trials, audio: trial lists and their root; the file's scores on them give its
     calibration and its operating points, which are stored in it. Without them pseudo-trials of `data` do, and the file
-    says so.   front_end: preset to put in front of a published .onnx, where its metadata do not say.   Raises BadPlan,
-    BadCheckpoint, BadModel, BadList, BadInput before any work; the file appears only whole.
+    says so.   front_end: preset to put in front of a published .onnx, where its metadata do not say.   bare: no
+    calibration and no account of damage and speed, for a file that is only tried.   Raises BadPlan, BadCheckpoint,
+    BadModel, BadList, BadInput before any work; the file appears only whole.
     """
     began = time.monotonic()
     posttraining.check_method(method)
@@ -79,7 +81,11 @@ def compress(
     stages = [] if subject.plan else subject.improve(chosen, waves, method if data is not None else None, seed)
     coded = subject.coded()
     proto = subject.file(coded, observable(waves), _metadata(subject, chosen, waves, data), "uint8")
-    report = _delivered(proto, float_proto, Path(out), trials, audio, waves if data is not None else [], seed)
+    if bare:
+        writer.save(proto, out)
+        report: dict[str, Any] = {"damage": {}}
+    else:
+        report = _delivered(proto, float_proto, Path(out), trials, audio, waves if data is not None else [], seed)
     model = load_model(out)
     cosine = np.sum(before * np.stack([model.embed(wave) for wave in apart]), axis=1)
     damage = {"drift": float(1 - cosine.mean()), "weights": account.weight_error(coded, weights), **report["damage"]}

@@ -173,7 +173,7 @@ class Desk:
             def passes(rung: float) -> bool:
                 plan = self.plan(self.at_bits(rung, search).picks)
                 how = {"plan": str(plan), "data": ground.data, "seed": ground.seed, **compression}
-                compress(self.subject.path, out=path, **how)
+                compress(self.subject.path, out=path, bare=True, **how)
                 eer = _mean_eer(path, ground)
                 tried.append({"bits_per_weight": rung, "bytes": path.stat().st_size, "eer": eer})
                 return loss.allows(eer, base)
@@ -182,9 +182,10 @@ class Desk:
         more = {"float_eer": base, "evaluations": len(tried) + 1, "tried": tried}
         if best is None:
             least = tried[0]["eer"] - base
+            share = f", {100 * least / base:.2f} % relative" if base else ""
             raise BadPlan(
-                f"even {widths[-1]} bits a weight raise the EER by {100 * least:.3f} per cent absolute,"
-                f" {100 * least / max(base, 1e-12):.2f} % relative; allow at least that"
+                f"even {widths[-1]} bits a weight raise the EER by {100 * least:.3f} per cent absolute{share};"
+                " allow at least that"
             )
         return self.at_bits(best, search), more
 

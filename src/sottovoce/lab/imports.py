@@ -1,14 +1,8 @@
-"""Other toolkits' checkpoints → ours: recognised by names and shapes, given their front end, run once, compared.
-
-What is known is the table in layouts.py.
-"""
+"""Other toolkits' checkpoints → ours: what recognise.py has told, given its weights, run once, compared."""
 
 from __future__ import annotations
 
 import hashlib
-import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +15,13 @@ from sottovoce import networks
 from sottovoce.audio.features import preset
 from sottovoce.audio.talker import talker
 from sottovoce.audio.wav import read
-from sottovoce.errors import BadCheckpoint, BadInput, OtherEmbedding, UnknownCheckpoint
+from sottovoce.errors import BadCheckpoint, BadInput, OtherEmbedding
 from sottovoce.lab import checkpoint as checkpoints
-from sottovoce.lab import toolkits
-from sottovoce.lab.layouts import LAYOUTS, Layout
-from sottovoce.lab.pickles import Stored, listing
-from sottovoce.lab.shapes import Settings, Shapes, Usual
+from sottovoce.lab.recognise import COUNTER, Recognised, examine
 from sottovoce.networks.frontend import FrontEnd
 
-COUNTER = "num_batches_tracked"  # float after averaging, absent in old files; training alone reads it
-SHOWN = 5  # tensors of an error
 TOLERANCE = 1e-3  # of the largest difference of unit embeddings
 SMALLEST_NORM = 1e-6  # of an embedding
-
-
-@dataclass(frozen=True)
-class Recognised:
-    """A checkpoint whose network is known."""
-
-    layout: Layout
-    settings: Settings
-    network: nn.Module  # on the device "meta"
-    tensors: dict[str, Stored]  # by our names
-    dropped: list[str]  # names of theirs: classifiers, front ends
 
 
 def import_checkpoint(
@@ -67,12 +45,7 @@ def import_checkpoint(
     """
     if (check is None) != (check_audio is None):
         raise BadInput("--check, an embedding, and --check-audio, the recording it is of, go together")
-    path, told = toolkits.find(source)
-    stored = listing(path)
-    found = recognise(path, stored)
-    chosen = choose_front_end(path, found, told, front_end)
-    found = settled(found, chosen)
-    toolkits.check_values(path, found.tensors)
+    path, found, chosen = examine(source, front_end)
     network = build(found)
     silent = embed(network, chosen, talker(2.0, seed=1))
     if not np.isfinite(silent).all():
@@ -102,146 +75,16 @@ def import_checkpoint(
     return {"model": str(out), **report, "licence": licence or "unknown"}
 
 
-def recognise(path: Path, stored: Mapping[str, Stored]) -> Recognised:
-    """Find the network that a checkpoint's names and shapes are those of, whatever the file is called.
-
-    Raises UnknownCheckpoint with the nearest known kind and the first tensors that differ.
-    """
-    inner = toolkits.inner(stored)
-    shapes = {name: _squeezed(tensor.shape) for name, tensor in inner.items()}
-    nearest: tuple[int, Layout, list[str]] | None = None
-    read = [(layout, _read(layout, shapes)) for layout in LAYOUTS]
-    for layout, known in sorted(read, key=lambda one: one[1] is None):  # what cannot be it is built for the error alone
-        settings, network = known or _usual(layout)
-        wanted = {ours: layout.theirs(ours) for ours in network.state_dict()}
-        dropped = [name for name in inner if name not in wanted.values() and name.startswith(toolkits.HEADS)]
-        differences = _differences(network, wanted, {n: s for n, s in shapes.items() if n not in dropped})
-        if not differences:
-            tensors = {ours: inner[name] for ours, name in wanted.items() if name in inner}
-            return Recognised(layout, settings, network, tensors, dropped)
-        if nearest is None or len(differences) < nearest[0]:
-            nearest = len(differences), layout, differences
-    assert nearest is not None
-    count, layout, differences = nearest
-    shown = "; ".join(differences[:SHOWN])
-    raise UnknownCheckpoint(
-        f"{path}: of no known network ({len(inner)} tensors). The nearest is {layout.name}, of which {count} tensors "
-        f"differ: {shown}{'; ...' if count > SHOWN else ''}"
-    )
-
-
-def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Without ones at the end: a linear layer is a convolution of kernel 1."""
-    while shape and shape[-1] == 1:
-        shape = shape[:-1]
-    return shape
-
-
-def _read(layout: Layout, shapes: Shapes) -> tuple[Settings, nn.Module] | None:
-    """The network that shapes ask for, if it is of the layout; None where they are those of another one."""
-    own = {name.removeprefix(layout.prefix): shape for name, shape in shapes.items() if name.startswith(layout.prefix)}
-    try:
-        settings = layout.settings(own)
-        return settings, _on_meta(settings)
-    except (KeyError, IndexError, ZeroDivisionError, BadInput, RuntimeError, ValueError):
-        return None
-
-
-def _usual(layout: Layout) -> tuple[Settings, nn.Module]:
-    settings = layout.settings(Usual())
-    return settings, _on_meta(settings)
-
-
-def _on_meta(settings: Settings) -> nn.Module:
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of empty tensors, where shapes are those of another network
-        return networks.build(**settings)
-
-
-def _differences(network: nn.Module, wanted: Mapping[str, str], shapes: Shapes) -> list[str]:
-    """What their tensors lack, have too much or have in another shape, a phrase each."""
-    ours = network.state_dict()
-    found = []
-    for name, theirs in wanted.items():
-        shape = _squeezed(tuple(ours[name].shape))
-        if theirs not in shapes and not theirs.endswith(COUNTER):
-            found.append(f"{theirs} {list(shape)} is missing")
-        elif theirs in shapes and shapes[theirs] != shape:
-            found.append(f"{theirs} is {list(shapes[theirs])}, not {list(shape)}")
-    known = set(wanted.values())
-    return found + [f"{name} {list(shape)} is not of it" for name, shape in shapes.items() if name not in known]
-
-
-def choose_front_end(path: Path, found: Recognised, told: toolkits.Told | None, asked: str | None) -> str:
-    """The front end a network was trained with: asked for, told by a configuration, or the only one that fits.
-
-    Raises BadInput with the choices where it is none of these, or where its rows are not those the network reads.
-    """
-    choices = fitting(found)
-    if asked is not None:
-        preset(asked)
-        if told is not None and told.front_end in choices and told.front_end != asked:
-            raise BadInput(f"{told.path}: says {told.front_end}, --front-end {asked}; leave one out")
-        chosen = asked
-    elif len(choices) == 1:
-        chosen = choices[0]
-    elif not choices:
-        raise BadInput(
-            f"{path}: {found.layout.name} is used with {', '.join(found.layout.front_ends)}, none of which fits: "
-            f"{'; '.join(_clues(found))}. Give --front-end if another does"
-        )
-    elif told is not None and told.front_end in choices:
-        chosen = told.front_end
-    else:
-        raise BadInput(
-            f"{path}: {found.layout.name} is used with several front ends, and nothing beside the file says which one; "
-            f"give --front-end: {' or '.join(choices)}"
-        )
-    rows, reads = preset(chosen).rows, _reads(found)
-    if reads is not None and rows != reads:
-        raise BadInput(f"{path}: the network reads {reads} rows, the front end {chosen} makes {rows}")
-    if told is not None:
-        told.check(chosen)
-    return chosen
-
-
-def _reads(found: Recognised) -> int | None:
-    """Rows of features that the network reads; None where no tensor tells."""
-    return found.settings.get("mels")
-
-
-def fitting(found: Recognised) -> list[str]:
-    """Front ends of the layout that make the rows the network reads and that the tensors left out are part of."""
-    reads = _reads(found)
-    fitting = [name for name in found.layout.front_ends if reads is None or preset(name).rows == reads]
-    for sign, names in found.layout.signs.items():
-        if sign in found.dropped:
-            fitting = [name for name in fitting if name in names]
-    return fitting
-
-
-def _clues(found: Recognised) -> list[str]:
-    """What a checkpoint tells of its front end, a phrase each."""
-    signs = [name for name in found.layout.signs if name in found.dropped]
-    return [f"the network reads {_reads(found)} rows", *(f"{name} is stored with it" for name in signs)]
-
-
-def settled(found: Recognised, front_end: str) -> Recognised:
-    """With the settings that only the front end tells."""
-    settings = {"mels": preset(front_end).rows, **found.settings, **found.layout.follows.get(front_end, {})}
-    return replace(found, settings=settings, network=_on_meta(settings))
-
-
 def build(found: Recognised) -> nn.Module:
     """The network with its weights, in evaluation mode."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in found.network.state_dict().items()}
+    network = networks.build(**found.settings)
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     arrays = {
         name: found.tensors[name].read().reshape(shape)
         for name, shape in shapes.items()
         if name in found.tensors and not name.endswith(COUNTER)
     }
-    found.layout.arrange(arrays, found.network)
-    network = networks.build(**found.settings)
+    found.layout.arrange(arrays)
     counters = {name: torch.zeros((), dtype=torch.int64) for name in shapes if name.endswith(COUNTER)}
     network.load_state_dict({name: _float32(array) for name, array in arrays.items()} | counters)
     return network.eval()

@@ -12,15 +12,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from sottovoce.lab import shapes as read
 from sottovoce.lab.shapes import Settings, Shapes
-from sottovoce.networks import campplus
 
 Tensors = dict[str, NDArray[Any]]
 
-CAMPPLUS_FLOOR = campplus.PRESETS["campplus-3dspeaker"].floor
+CAMPPLUS_FLOOR = 1e-16  # that of the preset campplus-3dspeaker
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Layout:
     front_ends: tuple[str, ...]  # that networks of this layout are trained with
     prefixes: Mapping[str, str] = field(default_factory=dict)  # our beginnings of names: theirs, where they differ
     prefix: str = ""  # before every name
-    arrange: Callable[[Tensors, nn.Module], None] = lambda tensors, network: None  # in place, under our names
+    arrange: Callable[[Tensors], None] = lambda tensors: None  # in place, under our names
     signs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # tensors left out: front ends they are part of
     follows: Mapping[str, Settings] = field(default_factory=dict)  # settings that follow from a front end
 
@@ -43,10 +41,9 @@ class Layout:
         return self.prefix + (self.prefixes[start] if start else "") + ours[len(start) :]
 
 
-def roll_parts(tensors: Tensors, network: nn.Module) -> None:
+def roll_parts(tensors: Tensors) -> None:
     """Channels around each Res2 convolution, the untouched part from the first place to the last."""
-    config: Any = network.config
-    part = config.width // config.scale
+    part = len(tensors.get("layer2.se_res2block.1.convs.0.weight", ()))  # none: one part alone, which stays
     for block in (f"layer{i}.se_res2block" for i in (2, 3, 4)):
         for name in [name for name in tensors if name.startswith(f"{block}.0.")]:
             tensors[name] = np.roll(tensors[name], -part, axis=0)

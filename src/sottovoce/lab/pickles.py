@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 
 from sottovoce.errors import BadCheckpoint, UnsafeCheckpoint
 
-LONGEST_PICKLE = 8 << 20  # bytes; the names and shapes of a few thousand tensors take one
-LONGEST_HEADER = 16 << 20  # bytes, of safetensors
-MOST_ENTRIES = 100_000  # of a zip
+LONGEST_PICKLE = 2 << 20  # bytes; the names and shapes of a few thousand tensors take a quarter
+MOST_STEPS = 400_000  # of a pickle, each of which can take a few hundred bytes; a tensor takes about 50
+LONGEST_HEADER = 2 << 20  # bytes, of safetensors
+MOST_ENTRIES = MOST_TENSORS = 20_000  # of a zip, of a network
 AT_A_TIME = 1 << 20  # values looked through for NaN
 
 STORAGES = {
@@ -107,9 +108,9 @@ def listing(path: str | Path) -> dict[str, Stored]:
         start = file.read(9)
     try:
         if start[:4] == b"PK\x03\x04":
-            return _zipped(path)
+            return _few(path, _zipped(path))
         if start[8:9] == b"{":
-            return _safetensors(path)
+            return _few(path, _safetensors(path))
         if start[:1] == b"\x80":
             _refuse_bare(path)
     except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError, IndexError) as error:
@@ -117,6 +118,12 @@ def listing(path: str | Path) -> dict[str, Stored]:
     except (AttributeError, OverflowError, MemoryError, NotImplementedError, RecursionError, OSError) as error:
         raise BadCheckpoint(f"{path}: cannot be read ({type(error).__name__}: {str(error)[:200]})") from None
     raise BadCheckpoint(f"{path}: neither a zip of torch nor safetensors (it is cut off, or something else)")
+
+
+def _few(path: Path, tensors: dict[str, Stored]) -> dict[str, Stored]:
+    if len(tensors) > MOST_TENSORS:
+        raise BadCheckpoint(f"{path}: {len(tensors):,} tensors; no known network has more than a tenth of that")
+    return tensors
 
 
 def _refuse_bare(path: Path) -> None:
@@ -170,8 +177,10 @@ def _checked(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
 
 
 def _check_pickle(path: Path, content: bytes) -> None:
-    """Refuse a pickle that numbers its memo far beyond its length: Python would make room for all of it."""
-    for code, argument, _ in pickletools.genops(content):  # to the end of the first pickle
+    """Refuse a pickle that takes too many steps, or numbers its memo far beyond its length: it makes room for all."""
+    for step, (code, argument, _) in enumerate(pickletools.genops(content)):  # to the end of the first pickle
+        if step > MOST_STEPS:
+            raise UnsafeCheckpoint(f"{path}: a pickle of more than {MOST_STEPS:,} steps; no network needs so many")
         if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and isinstance(argument, int) and argument > len(content):
             raise UnsafeCheckpoint(f"{path}: its pickle asks for a memo of {argument:,} places")
 
@@ -285,7 +294,7 @@ def _safetensors(path: Path) -> dict[str, Stored]:
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > min(LONGEST_HEADER, size - 8):
-            raise UnsafeCheckpoint(f"{path}: its header claims {length:,} bytes, the file has {size:,}")
+            raise UnsafeCheckpoint(f"{path}: its header claims {length:,} bytes of {size:,}; a network needs far fewer")
         header = json.loads(file.read(length))
     begin, found = 8 + length, {}
     for name, entry in header.items():

@@ -108,10 +108,10 @@ def inner(stored: Mapping[str, Stored]) -> dict[str, Stored]:
 
 
 def check_values(path: Path, tensors: Mapping[str, Stored]) -> None:
-    """Refuse NaN, infinite values and negative variances, but in what is left out. Raises BadCheckpoint."""
+    """Refuse NaN, infinite values, negative variances and tensors of no values. Raises BadCheckpoint."""
     for name, tensor in tensors.items():
-        if name.startswith(HEADS):
-            continue
+        if 0 in tensor.shape:
+            raise BadCheckpoint(f"{path}: tensor {name} of shape {list(tensor.shape)} holds no values")
         if not tensor.finite():
             raise BadCheckpoint(f"{path}: tensor {name} has NaN or infinite values")
         if name.endswith("running_var") and tensor.read().min(initial=0) < 0:
