@@ -107,6 +107,35 @@ def memo(path: Path) -> None:
     archive(path, b"\x80\x02}r\xff\xff\xff\x7f.", {})
 
 
+def doubled_key(path: Path) -> None:
+    """A key that is a tuple of two of the tuple before, thirty times: hashing it looks at a billion."""
+    archive(path, b"\x80\x02}" + text("a") + b"2\x86" * 30 + text("b") + b"s.", {})
+
+
+def doubled_reference(path: Path) -> None:
+    """The same in the place of a storage, out of the memo."""
+    doubled = b"".join(b"q%ch%c\x86" % (index, index) for index in range(30))
+    archive(path, b"\x80\x02}" + text("w") + text("a") + doubled + b"Qs.", {})
+
+
+def long_directory(path: Path) -> None:
+    """A zip of a hundred thousand entries, by its list of them alone."""
+    entry = b"PK\x01\x02" + bytes(42)
+    listed = entry * 100_000
+    end = b"PK\x05\x06" + struct.pack("<4H2LH", 0, 0, 0xFFFF, 0xFFFF, len(listed), 4, 0)
+    path.write_bytes(b"PK\x03\x04" + listed + end)
+
+
+def long_directory_of_zip64(path: Path) -> None:
+    """The same, claimed where zips of more than 4 GB claim it."""
+    entry = b"PK\x01\x02" + bytes(42)
+    listed = entry * 100_000
+    record = b"PK\x06\x06" + struct.pack("<Q2H2L4Q", 44, 45, 45, 0, 0, 100_000, 100_000, len(listed), 4)
+    locator = b"PK\x06\x07" + struct.pack("<LQL", 0, 4 + len(listed), 1)
+    end = b"PK\x05\x06" + struct.pack("<4H2LH", 0, 0, 0xFFFF, 0xFFFF, 2**32 - 1, 2**32 - 1, 0)
+    path.write_bytes(b"PK\x03\x04" + listed + record + locator + end)
+
+
 def truncated(path: Path) -> None:
     archive(path, dictionary({"conv1.weight": tensor("0", (64,), (1,), 64)}), {"0": bytes(256)})
     path.write_bytes(path.read_bytes()[:300])
@@ -194,6 +223,10 @@ FILES: dict[str, tuple[Callable[[Path], None], str, str]] = {  # name: maker, er
     "larger_than_its_storage.pt": (larger_than_its_storage, "UnsafeCheckpoint", "cut off"),
     "missing_storage.pt": (missing_storage, "BadCheckpoint", "damaged"),
     "memo.pt": (memo, "UnsafeCheckpoint", "memo"),
+    "doubled_key.pt": (doubled_key, "UnsafeCheckpoint", "tuples"),
+    "doubled_reference.pt": (doubled_reference, "UnsafeCheckpoint", "tuples"),
+    "long_directory.pt": (long_directory, "UnsafeCheckpoint", "list of entries"),
+    "long_directory_of_zip64.pt": (long_directory_of_zip64, "UnsafeCheckpoint", "list of entries"),
     "truncated.pt": (truncated, "BadCheckpoint", "damaged"),
     "truncated_pickle.pt": (truncated_pickle, "BadCheckpoint", "damaged"),
     "torchscript.zip": (torchscript, "UnsafeCheckpoint", "TorchScript"),

@@ -12,7 +12,6 @@ import json
 import math
 import os
 import pickle
-import pickletools
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -24,11 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sottovoce.errors import BadCheckpoint, UnsafeCheckpoint
+from sottovoce.lab.pickle_steps import check_pickle
 
 LONGEST_PICKLE = 2 << 20  # bytes; the names and shapes of a few thousand tensors take a quarter
-MOST_STEPS = 400_000  # of a pickle, each of which can take a few hundred bytes; a tensor takes about 50
 LONGEST_HEADER = 2 << 20  # bytes, of safetensors
 MOST_ENTRIES = MOST_TENSORS = 20_000  # of a zip, of a network
+LONGEST_DIRECTORY = 4 << 20  # bytes, of a zip
+ZIP_TAIL = (1 << 16) + 22 + 20 + 56  # bytes in which the end of a zip's directory lies
 AT_A_TIME = 1 << 20  # values looked through for NaN
 
 STORAGES = {
@@ -130,7 +131,7 @@ def _refuse_bare(path: Path) -> None:
     """A pickle with no zip around it, refused by what it wants or by what it is."""
     with open(path, "rb") as file:
         content = file.read(LONGEST_PICKLE)
-    _check_pickle(path, content)
+    check_pickle(path, content)
     _Reader(path, content, {}).load()
     raise BadCheckpoint(
         f"{path}: a pickle with no zip around it, as torch wrote before 1.6; where you trust it, load it with torch "
@@ -139,6 +140,7 @@ def _refuse_bare(path: Path) -> None:
 
 
 def _zipped(path: Path) -> dict[str, Stored]:
+    _check_directory(path)
     with zipfile.ZipFile(path) as archive:
         entries = {entry.filename: entry for entry in _checked(path, archive)}
         folders = [name.removesuffix("/data.pkl") for name in entries if name.endswith("/data.pkl")]
@@ -151,9 +153,36 @@ def _zipped(path: Path) -> dict[str, Stored]:
         if order in entries and archive.read(order) != b"little":
             raise BadCheckpoint(f"{path}: written on a big-endian machine; save it again on another")
         content = archive.read(f"{inside}/data.pkl")
-    _check_pickle(path, content)
+    check_pickle(path, content)
     reader = _Reader(path, content, {n.removeprefix(f"{inside}/data/"): e for n, e in entries.items()})
     return _tensors(path, reader.load())
+
+
+def _check_directory(path: Path) -> None:
+    """Refuse a zip whose list of entries, all of which would be read into memory, is far longer than a network's.
+
+    What may be the end of that list is looked for as whoever reads the zip would, and the largest claim counts.
+    """
+    with open(path, "rb") as file:
+        file.seek(-min(os.path.getsize(path), ZIP_TAIL), os.SEEK_END)
+        tail = file.read()
+        claimed = [int.from_bytes(tail[at + 12 : at + 16], "little") for at in _all(tail, b"PK\x05\x06")]
+        claimed = [size for size in claimed if size != 2**32 - 1]  # which means: see the record for large files
+        for at in _all(tail, b"PK\x06\x07"):
+            file.seek(min(int.from_bytes(tail[at + 8 : at + 16], "little"), os.path.getsize(path)))
+            claimed.append(int.from_bytes(file.read(48)[40:], "little"))
+    if max(claimed, default=0) > LONGEST_DIRECTORY:
+        raise UnsafeCheckpoint(
+            f"{path}: a zip whose list of entries takes {max(claimed):,} bytes; no network has so many"
+        )
+
+
+def _all(content: bytes, sign: bytes) -> Iterator[int]:
+    """Places of a sign."""
+    at = content.find(sign)
+    while at >= 0:
+        yield at
+        at = content.find(sign, at + 1)
 
 
 def _checked(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
@@ -174,15 +203,6 @@ def _checked(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     if sum(entry.file_size for entry in entries) > size:
         raise UnsafeCheckpoint(f"{path}: entries that lie on one another: they hold more bytes than the file")
     return entries
-
-
-def _check_pickle(path: Path, content: bytes) -> None:
-    """Refuse a pickle that takes too many steps, or numbers its memo far beyond its length: it makes room for all."""
-    for step, (code, argument, _) in enumerate(pickletools.genops(content)):  # to the end of the first pickle
-        if step > MOST_STEPS:
-            raise UnsafeCheckpoint(f"{path}: a pickle of more than {MOST_STEPS:,} steps; no network needs so many")
-        if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and isinstance(argument, int) and argument > len(content):
-            raise UnsafeCheckpoint(f"{path}: its pickle asks for a memo of {argument:,} places")
 
 
 class _Husk:
@@ -228,12 +248,14 @@ class _Reader(pickle.Unpickler):
         """A storage: dtype, place of its first byte in the file, bytes."""
         kind, dtype, key, *_ = pid
         if kind != "storage" or not isinstance(dtype, str):
-            raise pickle.UnpicklingError(f"unknown reference {str(pid)[:80]}")
+            raise pickle.UnpicklingError("a reference that is to no storage")
         entry = self.entries[str(key)]
         return dtype, _place(self.path, entry), entry.file_size
 
     def _tensor(self, storage: Any, first: Any, shape: Any, strides: Any, *_: Any) -> Stored:
         dtype, place, held = storage
+        if not all(type(number) is int for number in (first, *shape, *strides)):
+            raise pickle.UnpicklingError("a tensor whose shape, strides or offset are no whole numbers")
         width = _width(dtype)
         stored = Stored(self.path, dtype, tuple(shape), tuple(width * step for step in strides), place + width * first)
         if len(shape) != len(strides) or min((first, *shape, *strides), default=0) < 0:
