@@ -3,9 +3,10 @@
     python benchmarks/quantizers.py recipes/real/quantizers.toml --speech FOLDER --work WORK \\
         --out results/quantizers.json
 
-Every cell is a recipe: the base recipe and what its method changes. Cells are trained by `sotto train`, written by
-`sotto compress` and measured as files, on every list under FOLDER/trials. A cell that is done is not done again, so
-the command goes on where it was stopped. Rates are compared with the float network's under the same draws of speakers.
+Every cell is a recipe: the base recipe and what its method changes. Cells are trained by `sotto train`, written as
+`sotto compress` does and measured as files, on every list under FOLDER/trials. A cell that is done is not done again,
+so the command goes on where it was stopped. Rates are compared with the float network's under the same draws of
+speakers.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import click
 
 from sottovoce.lab.bench import machine, versions
 from sottovoce.lab.compare import compare
-from sottovoce.lab.compress import export
+from sottovoce.lab.compress import compress, export
 from sottovoce.lab.recipe import read_recipe, tomllib
 from sottovoce.lab.run import write_text
 
@@ -114,19 +115,22 @@ def cell(base: Mapping[str, Any], method: str, bits: int, seed: int) -> dict[str
 
 
 def make(folder: Path, recipe: Mapping[str, Any], speech: Path, cache: Path, threads: int) -> None:
-    """Train a cell and write its file, in processes of their own with so many threads."""
+    """Train a cell, in a process of its own with so many threads, where it is not trained yet, and write its file.
+
+    The file is bare: a calibration takes as many bytes in every cell and tells nothing of methods.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.toml").write_text(toml(recipe), encoding="utf-8")
-    sotto = [sys.executable, "-m", "sottovoce"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    train = ["train", str(folder / "recipe.toml"), "--run", str(folder / "run"), "--data", str(speech)]
-    data = ["--data", str(speech / "train.tsv"), "--out", str(folder / "model.onnx")]
-    log = folder / "log.txt"
-    for command in ([*train, "--cache", str(cache)], ["compress", str(folder / "run" / "model.safetensors"), *data]):
+    trained, log = folder / "run" / "model.safetensors", folder / "log.txt"
+    command = ["train", str(folder / "recipe.toml"), "--run", str(folder / "run"), "--data", str(speech)]
+    if not trained.exists():
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        run = [sys.executable, "-m", "sottovoce", *command, "--cache", str(cache)]
         with open(log, "a", encoding="utf-8") as file:
-            done = subprocess.run([*sotto, *command], env=environment, stdout=file, stderr=file, check=False)
+            done = subprocess.run(run, env=environment, stdout=file, stderr=file, check=False)
         if done.returncode:
-            raise click.ClickException(f"{' '.join(command)}: failed, see {log}")
+            raise click.ClickException(f"sotto {' '.join(command)}: failed, see {log}")
+    compress(trained, data=speech / "train.tsv", out=folder / "model.onnx", bare=True)
 
 
 def cost(folder: Path) -> dict[str, float]:
@@ -149,6 +153,7 @@ def cost(folder: Path) -> dict[str, float]:
 @click.option("--against", default="KMQAT per layer,KMQAT per channel", show_default=True, help="Set beside ours.")
 @click.option("--draws", default=1000, show_default=True, help="Bootstrap draws.")
 @click.option("--measure-only", is_flag=True, help="Train nothing; measure the cells that are there.")
+@click.option("--write-again", is_flag=True, help="Write the files of trained cells again.")
 def main(
     recipe: Path,
     speech: Path,
@@ -163,13 +168,14 @@ def main(
     against: str,
     draws: int,
     measure_only: bool,
+    write_again: bool,
 ) -> None:
     """Train, write and measure every cell of METHODS × BITS × SEEDS that is not there yet; then write OUT."""
     read_recipe(recipe)  # refuses what is wrong before anything starts
     base = tomllib.loads(recipe.read_text(encoding="utf-8"))
     wanted = [(m, int(b), int(s)) for s in seeds.split(",") for b in bits.split(",") for m in methods.split(",")]
     if measure_only:
-        wanted = [asked for asked in wanted if (folder_of(work, name_of(*asked)) / "model.onnx").exists()]
+        wanted = [a for a in wanted if (folder_of(work, name_of(*a)) / "run" / "model.safetensors").exists()]
     work.mkdir(parents=True, exist_ok=True)
     first = work / "float.onnx"
     if not first.exists():
@@ -178,7 +184,7 @@ def main(
 
     def one(asked: tuple[str, int, int]) -> None:
         folder = folder_of(work, name_of(*asked))
-        if not (folder / "model.onnx").exists():
+        if write_again or not (folder / "model.onnx").exists():
             make(folder, cell(base, *asked), speech, work / "cache", threads)
             print(f"{time.monotonic() - began:6.0f} s  {name_of(*asked)}", file=sys.stderr, flush=True)
 

@@ -63,6 +63,7 @@ WITHOUT_TORCH = [
     "lab/sources.py",
     "lab/subgroups.py",
     "lab/layouts.py",
+    "lab/pickle_steps.py",
     "lab/pickles.py",
     "lab/recognise.py",
     "lab/shapes.py",
