@@ -106,6 +106,7 @@ def test_compression_without_trials_stores_a_calibration_that_says_what_it_is(ma
     assert stored["calibration"]["pseudo"] == {"recordings": 48, "crop_s": 1.25, "left_out": 0}
     assert stored["calibration"]["measured_on"] == "pseudo-trials (crops of 48 unlabelled recordings)"
     assert "speakers" not in stored["calibration"]
+    assert stored["calibration"]["method"] == "affine"
     assert (stored["calibration"]["targets"], stored["calibration"]["nontargets"]) == (48, 48 * 47 // 2)
     assert "30,000 nontarget trials" in stored["operating_points_refused"]["secure"]
     assert "secure" not in stored["operating_points"]

@@ -26,6 +26,7 @@ from sottovoce.scores.scoring import cosine_trials
 LONGEST_S = 3.0  # of a crop
 SHORTEST_S = 1.0  # of a crop: a recording of less than twice this makes no pseudo-trials
 FEWEST = 10  # recordings
+METHOD = "affine"  # a line: more of the shape of pseudo-trials is their own, and costs more on real ones
 
 Wave = NDArray[np.float32]
 
@@ -89,7 +90,7 @@ def calibrated(trials: Scored, crops: Crops, rate: int, seed: int = 0) -> dict[s
     whose rate the number of pseudo-trials cannot support is refused as with labelled ones. Raises BadInput where
     nothing can be fitted.
     """
-    entries, _ = fitted(pooled([trials]), seed=seed)
+    entries, _ = fitted(pooled([trials]), method=METHOD, seed=seed)
     about = {key: value for key, value in entries["calibration"].items() if key not in ("speakers", "support")}
     halves = [{key: value for key, value in one.items() if key != "speakers"} for one in about.get("held_out", [])]
     known = {"recordings": len(crops.pairs), "crop_s": crops.samples / rate, "left_out": crops.left_out}
