@@ -148,6 +148,13 @@ def test_turns_alternate():
     assert order == ["a", "b"] * (1 + len(turns["a"]))
 
 
+def test_after_a_rest_a_run_goes_before_each_turn():
+    order = []
+    runners = {"a": lambda _: order.append("a"), "b": lambda _: order.append("b")}
+    turns = interleave(runners, np.zeros(1, dtype=np.float32), budget_s=0.0, rest_s=1e-6)
+    assert order == ["a", "b", *["a", "a", "b", "b"] * len(turns["a"])]
+
+
 def test_bad_requests_are_refused(path, tmp_path):
     for seconds in ((), (0.0,), (1.0, -1.0)):
         with pytest.raises(BadInput, match="seconds"):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 BUDGET_S = 2.0  # of processor time, for each peer and length: as many rounds on a machine that does other work too
 FEWEST, MOST = 7, 200  # rounds
+REST_S = 0.1  # of several threads, before each turn
 BATCH_S = 3.0  # of audio, each recording of a batch
 LOADED_ON_S = 3.0  # of audio, of the run whose memory is measured
 
@@ -127,10 +128,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def interleave(runners: dict[str, Run], wave: Wave, budget_s: float = BUDGET_S) -> dict[str, list[tuple[float, float]]]:
+def interleave(
+    runners: dict[str, Run], wave: Wave, budget_s: float = BUDGET_S, rest_s: float = 0.0
+) -> dict[str, list[tuple[float, float]]]:
     """Let all take turns, round by round; returns (wall, processor) seconds of every turn by name.
 
-    budget_s: processor time for each, after which no further round begins, FEWEST once done.
+    budget_s: processor time for each, after which no further round begins, FEWEST once done.   rest_s: before each turn,
+    until threads that the last one left spinning sleep; then one more run goes before, which wakes its own.
     """
     turns: dict[str, list[tuple[float, float]]] = {name: [] for name in runners}
     for run in runners.values():
@@ -140,6 +144,9 @@ def interleave(runners: dict[str, Run], wave: Wave, budget_s: float = BUDGET_S) 
         if count >= FEWEST and time.process_time() - began > budget_s * len(runners):
             break
         for name, run in runners.items():
+            if rest_s:
+                time.sleep(rest_s)
+                run(wave)
             wall, processor = time.perf_counter(), time.process_time()
             run(wave)
             turns[name].append((time.perf_counter() - wall, time.process_time() - processor))
@@ -180,7 +187,8 @@ def _able(runners: Mapping[str, Run], seconds: float, threads: int) -> tuple[dic
 
 def _rows(runners: dict[str, Run], facts: Facts, seconds: float, threads: int) -> list[Row]:
     rows = []
-    for name, turns in interleave(runners, talker(seconds, seed=1)).items():
+    rest_s = REST_S if threads > 1 else 0.0
+    for name, turns in interleave(runners, talker(seconds, seed=1), rest_s=rest_s).items():
         wall, processor = zip(*turns, strict=True)
         rows.append(
             {
