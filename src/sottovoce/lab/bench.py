@@ -133,8 +133,8 @@ def interleave(
 ) -> dict[str, list[tuple[float, float]]]:
     """Let all take turns, round by round; returns (wall, processor) seconds of every turn by name.
 
-    budget_s: processor time for each, after which no further round begins, FEWEST once done.   rest_s: before each turn,
-    until threads that the last one left spinning sleep; then one more run goes before, which wakes its own.
+    budget_s: processor time for each, after which no further round begins, FEWEST once done.   rest_s: before each
+    turn, until threads that the last one left spinning sleep; then one more run goes before, which wakes its own.
     """
     turns: dict[str, list[tuple[float, float]]] = {name: [] for name in runners}
     for run in runners.values():
