@@ -156,6 +156,7 @@ def _inline(svg: str, name: str, title: str, text: str) -> str:
     body = body[body.index(">") + 1 :]
     body = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
     body = re.sub(r"<[^>]*>", lambda tag: _tag(tag[0], name), body)
+    body = re.sub(r" font-family: [^;\"]*;", "", body)  # a list of names in every word: the page's own is as good
     used = set(re.findall(r'(?:url\(#|href="#)([^")]*)', body))
     body = re.sub(r' id="([^"]*)"', lambda at: at[0] if at[1] in used else "", body)
     body = re.sub(r"\s*\n\s*", "\n", body.replace("<defs>\n  \n </defs>", ""))
