@@ -192,8 +192,8 @@ class Batches:
         positions = range(step * self.batch + self.rank, (step + 1) * self.batch, self.world)
         crop = self.crop(epoch, step)
         made = [self._one(epoch, position, int(order[position]), crop) for position in positions]
-        waves, clean, labels = (np.stack(parts) for parts in zip(*made, strict=True))
-        return Batch(waves, labels, clean=clean if self.clean else None)
+        waves, clean, labels = zip(*made, strict=True)
+        return Batch(np.stack(waves), np.stack(labels), clean=np.stack(clean) if self.clean else None)
 
     def run(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """Batches of an epoch from step `first` on, made ahead of time in a thread."""
